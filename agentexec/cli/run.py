@@ -1,0 +1,171 @@
+"""`agentexec run`: one program in a sandbox, with its output and its exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agentexec.cli.options import fail, parse_limits
+from agentexec.cli.output import Output
+from agentexec.cli.signals import INTERRUPTED, Interrupted, interrupts
+from agentexec.markdown import visible
+from sandboxes.errors import SandboxError, UnknownExecutor, UnknownLanguage
+from sandboxes.executor import Executor
+from sandboxes.languages import find_language, language_of_file
+from sandboxes.registry import open_executor
+from sandboxes.types import CodeBlock, Limits, Result, Stream
+
+USAGE, SANDBOX_FAILED = 2, 125
+BROKEN_PIPE = 141
+"""128 + SIGPIPE, which is how other programs end when nobody reads their output any more."""
+_STATUS = {
+    "ok": 0,
+    "timeout": 124,
+    "cpu_time": 124,
+    "memory": 137,
+    "disk": 137,
+    "cancelled": INTERRUPTED,
+    "lost": SANDBOX_FAILED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to run, where, and how to show it."""
+
+    block: CodeBlock
+    sandbox: str
+    limits: Limits
+    workspace: Path | None
+    isolation: str | None
+    json: bool
+
+
+def run_command(
+    file: str | None, language: str | None, flags: dict[str, Any], workspace: Path | None, *, json: bool
+) -> int:
+    """Run a program file and return the exit status of the command.
+
+    Args:
+        file: Path of the program; `-` reads standard input.
+        language: Its language; None tells it by the file's ending.
+        flags: Values of the flags by their names, None where not given.
+        workspace: Directory to work in; None takes one that is thrown away.
+        json: Whether to write one `Result` as JSON instead of the program's output.
+    """
+    block = read_block(file, language)
+    settings = parse_limits(flags, workspace)
+    job = Job(block, settings.sandbox, settings.limits, workspace, settings.isolation, json)
+    executor = make_executor(job.sandbox, job.limits, job.workspace, job.isolation)
+    try:
+        return asyncio.run(_run(job, executor))
+    except UnknownLanguage as error:
+        fail(str(error), SANDBOX_FAILED)
+    except SandboxError as error:
+        fail(f"the sandbox failed: {error or type(error).__name__}", SANDBOX_FAILED)
+
+
+def read_block(file: str | None, language: str | None) -> CodeBlock:
+    """Read the program and tell its language; ends the command with status 2 where that cannot be done."""
+    if file is None and sys.stdin.isatty():
+        fail("nothing to run: give a FILE, or - to read the program from standard input", USAGE)
+    piped = file in (None, "-")
+    try:
+        if language is not None:
+            name = find_language(language).name
+        else:
+            name = "python" if piped else language_of_file(str(file)).name
+    except UnknownLanguage as error:
+        fail(f"{error}; say which with --language" if language is None else str(error), USAGE)
+    try:
+        data = sys.stdin.buffer.read() if piped else Path(str(file)).read_bytes()
+        return CodeBlock(data.decode(), name)
+    except OSError as error:
+        fail(f"cannot read {file}: {error.strerror}", USAGE)
+    except UnicodeDecodeError as error:
+        shown = "standard input" if piped else file
+        fail(f"{shown} is not UTF-8 text (byte {error.start}): give a source file", USAGE)
+
+
+def make_executor(sandbox: str, limits: Limits, workspace: Path | None, isolation: str | None) -> Executor:
+    """Open the executor that a spec names; ends the command where that cannot be done."""
+    options = {} if isolation is None else {"isolation": isolation}
+    try:
+        return open_executor(sandbox, limits=limits, workspace=workspace, **options)
+    except UnknownExecutor as error:
+        fail(f"--sandbox: {error}", USAGE)
+    except TypeError as error:
+        if isolation is None:
+            raise
+        fail(f"--isolation is not for the sandbox {sandbox!r}: {error}", USAGE)
+    except SandboxError as error:
+        fail(f"the sandbox failed: {error or type(error).__name__}", SANDBOX_FAILED)
+
+
+async def _run(job: Job, executor: Executor) -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    running = False
+    background: set[asyncio.Task[None]] = set()
+
+    def interrupt() -> None:
+        # A running block is cancelled in a way that keeps its result; a second signal no longer waits for it.
+        if running and signals.count == 1:
+            background.add(asyncio.create_task(executor.cancel()))
+        else:
+            task.cancel()
+
+    with interrupts(interrupt) as signals:
+        outputs = {"stdout": Output(1, signals), "stderr": Output(2, signals)}
+
+        def show(stream: Stream, data: bytes) -> None:
+            outputs[stream].write(data)
+
+        try:
+            async with executor:
+                running = True
+                result = await executor.run(job.block, on_output=None if job.json else show)
+                running = False
+                for output in () if job.json else outputs.values():
+                    output.close()
+        except (asyncio.CancelledError, Interrupted):
+            if not signals:
+                raise
+            return INTERRUPTED
+        except BrokenPipeError:
+            return _nobody_reads()
+        finally:
+            running = False
+            await asyncio.gather(*background, return_exceptions=True)
+    return _report(result, job, interrupted=bool(signals))
+
+
+def _report(result: Result, job: Job, *, interrupted: bool) -> int:
+    if job.json:
+        try:
+            print(result.model_dump_json(), flush=True)  # noqa: T201
+        except BrokenPipeError:
+            return _nobody_reads()
+    elif result.verdict != "ok" and result.message:
+        line = visible(result.message, keep="")
+        print(f"agentexec: {result.verdict}: {line}", file=sys.stderr)  # noqa: T201
+    return INTERRUPTED if interrupted and not result.ok else exit_status(result)
+
+
+def exit_status(result: Result) -> int:
+    """Return the exit status that stands for a result."""
+    if result.verdict != "failed":
+        return _STATUS[result.verdict]
+    if result.signal is not None:
+        return 128 + result.signal
+    return result.exit_code or 1
+
+
+def _nobody_reads() -> int:
+    # What Python still holds for stdout would fail again, loudly, when the interpreter flushes it at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return BROKEN_PIPE

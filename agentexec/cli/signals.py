@@ -1,0 +1,61 @@
+"""Ctrl-C and its relatives: the first asks for an orderly end, the third does not wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+INTERRUPTED = 130
+"""Exit status of an interrupted command, as a shell gives it after Ctrl-C."""
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """A signal arrived while the main thread was in a write that may never end."""
+
+
+class Interrupts:
+    """What signals have done so far.
+
+    Attributes:
+        count: How many came.
+        writing: Set while the main thread is in a blocking write; a signal then raises `Interrupted` there,
+            since the event loop cannot run.
+    """
+
+    def __init__(self, on_interrupt: Callable[[], None]) -> None:
+        self.count = 0
+        self.writing = False
+        self._loop = asyncio.get_running_loop()
+        self._on_interrupt = on_interrupt
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal, in the main thread."""
+        self.count += 1
+        if self.count > 2:
+            os._exit(INTERRUPTED)
+        self._loop.call_soon_threadsafe(self._on_interrupt)
+        if self.writing:
+            raise Interrupted
+
+
+@contextmanager
+def interrupts(on_interrupt: Callable[[], None]) -> Iterator[Interrupts]:
+    """Call `on_interrupt` in the running loop when a signal asks the command to end.
+
+    `signal.signal` rather than the loop's own handlers: those do not run while a write blocks the loop.
+    """
+    state = Interrupts(on_interrupt)
+    previous = {number: signal.signal(number, state.handle) for number in SIGNALS}
+    try:
+        yield state
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

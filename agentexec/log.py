@@ -1,0 +1,103 @@
+"""The one append-only record of a run. Views, stores, stop conditions and tests are listeners on it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import overload
+
+from agentexec.events import Event
+
+Listener = Callable[[Event], None]
+"""Called with every event, in the order of the log. Must not block."""
+
+
+def new_run_id() -> str:
+    """Return an id for a run; ids sort by the time they were made.
+
+    UTC to the second, then five hex digits of microseconds and four random ones, as in
+    `20261120T120000-7a120c3f1`.
+    """
+    seconds, micros = divmod(time.time_ns() // 1000, 1_000_000)
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds))
+    return f"{stamp}-{micros:05x}{secrets.token_hex(2)}"
+
+
+class EventLog(Sequence[Event]):
+    """Keeps events in order and tells listeners of each.
+
+    Transient events (`Event.transient`) are published and not kept. A listener that raises does not stop
+    the others and does not damage the log: the event is kept, everybody sees it, and only then is the
+    first error raised out of `append`, with the others as notes on it. A listener may append: its event
+    is published after the current one has reached everybody, so all listeners see one order.
+
+    Not thread-safe: append from the thread of the event loop.
+
+    Args:
+        run_id: Identity of the run; None makes one.
+    """
+
+    def __init__(self, run_id: str | None = None) -> None:
+        self.run_id = run_id or new_run_id()
+        self._events: list[Event] = []
+        self._listeners: list[Listener] = []
+        self._unpublished: deque[Event] = deque()
+        self._publishing = False
+
+    def append(self, event: Event) -> None:
+        """Keep an event (unless it is transient) and tell every listener."""
+        if not event.transient:
+            self._events.append(event)
+        self._unpublished.append(event)
+        if not self._publishing:
+            self._publish()
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` with every event from now on.
+
+        Returns:
+            A function that ends the subscription; calling it again has no effect.
+        """
+        # A wrapper of its own for each subscription: the same function may be subscribed twice.
+        entry: Listener = lambda event: listener(event)  # noqa: E731
+        self._listeners.append(entry)
+
+        def unsubscribe() -> None:
+            if entry in self._listeners:
+                self._listeners.remove(entry)
+
+        return unsubscribe
+
+    def _publish(self) -> None:
+        errors: list[Exception] = []
+        self._publishing = True
+        try:
+            while self._unpublished:
+                event = self._unpublished.popleft()
+                for listener in tuple(self._listeners):
+                    try:
+                        listener(event)
+                    except Exception as error:
+                        errors.append(error)
+        finally:
+            self._publishing = False
+        if errors:
+            first, *others = errors
+            for other in others:
+                first.add_note(f"another listener failed too: {other!r}")
+            raise first
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def __iter__(self) -> Iterator[Event]:
+        return iter(self._events)
+
+    @overload
+    def __getitem__(self, index: int) -> Event: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Event]: ...
+    def __getitem__(self, index: int | slice) -> Event | Sequence[Event]:
+        return self._events[index]

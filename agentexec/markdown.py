@@ -1,0 +1,274 @@
+"""Markdown in and out: the code that a message fences, and untrusted text quoted so that it stays data.
+
+Fences are found by a CommonMark parser, with these settled points:
+
+- What is fenced is what runs, byte for byte. A fence whose opening line ends in CRLF has its CRLFs turned into LF,
+  since there they are the message's line ending; anywhere else CRLF, a lone CR and NUL stay as they are.
+- HTML is not special: a fence right after `<details>` or `<think>` is a fence.
+- A fence without a closing line runs to the end of the text, as CommonMark has it, unless the reply was cut off
+  there. One that is ended by its list item or quotation, with text after it, is a mistake and is not run.
+- A runnable fence that holds nothing but white space is not code.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from sandboxes.languages import find_language, is_runnable
+from sandboxes.types import CodeBlock
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.token import Token
+
+FINAL_ANSWER = "FINAL ANSWER:"
+
+QUOTE_CHARS = 8_000
+"""Characters of one stream of one block that go into a message: 2,000 to 4,000 tokens."""
+
+EndedBy = Literal["fence", "text", "container"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """A fenced part of a text.
+
+    Attributes:
+        language: First word of the info string, as written; empty if there is none.
+        code: What is between the fences.
+        filename: From the info string (`filename=…`) or a first line `# filename: …`.
+        lines: First line and the line after the last, fences included, counting from 0.
+        ended_by: Its closing `fence`, the end of the `text`, or the end of its `container` (a list item or
+            a quotation) with text after it.
+    """
+
+    language: str
+    code: str
+    filename: str | None
+    lines: tuple[int, int]
+    ended_by: EndedBy = "fence"
+
+    @property
+    def runnable(self) -> bool:
+        """Whether it holds code to run, in a language that can be."""
+        return is_runnable(self.language) and not self.code.isspace() and self.code != ""
+
+    def block(self) -> CodeBlock:
+        """Return it as code to run, with the language's canonical name."""
+        return CodeBlock(self.code, find_language(self.language).name, self.filename)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a coder's message asks for.
+
+    Attributes:
+        blocks: Code to run, in order.
+        unfinished: Runnable fences that are not run, since their end is missing.
+        answer: The final answer. None if there is none, or if it came together with code.
+        claimed: Whether the message holds a final answer, even one that does not count.
+        unrun_files: Names that fences with a language that is not run asked for.
+    """
+
+    blocks: tuple[CodeBlock, ...] = ()
+    unfinished: tuple[Fence, ...] = ()
+    answer: str | None = None
+    claimed: bool = False
+    unrun_files: tuple[str, ...] = ()
+
+    @property
+    def idle(self) -> bool:
+        """Whether it holds neither code to run nor an answer."""
+        return not self.blocks and self.answer is None
+
+
+# The same message is read by the turn order, the stop conditions and the executor: parse it once.
+@functools.lru_cache(maxsize=64)
+def read_reply(text: str, *, cut: bool = False) -> Reply:
+    """Read a coder's message.
+
+    Args:
+        text: The message.
+        cut: Whether the model was cut off at its length limit; then a fence without end is not run.
+    """
+    fences = parse_fences(text)
+    runnable = [fence for fence in fences if fence.runnable]
+    finished = [f for f in runnable if f.ended_by == "fence" or (f.ended_by == "text" and not cut)]
+    answer = _final_answer(text, fences)
+    return Reply(
+        blocks=tuple(fence.block() for fence in finished),
+        unfinished=tuple(fence for fence in runnable if fence not in finished),
+        answer=None if runnable else answer,
+        claimed=answer is not None,
+        unrun_files=tuple(f.filename for f in fences if f.filename and not is_runnable(f.language)),
+    )
+
+
+def code_blocks(text: str) -> list[CodeBlock]:
+    """Return the blocks that a complete message asks to run, in order."""
+    return list(read_reply(text).blocks)
+
+
+def final_answer(text: str) -> str | None:
+    """Return what follows the first line outside fences that starts with `FINAL ANSWER:`; None without one.
+
+    Emphasis around the marker (`**FINAL ANSWER:**`) is tolerated. An empty answer is none.
+    """
+    return _final_answer(text, parse_fences(text))
+
+
+def parse_fences(text: str) -> list[Fence]:
+    """Return all fences of a text in order, also those in lists and quotations; nested ones are content."""
+    if "```" not in text and "~~~" not in text:
+        return []
+    source = text.split("\n")
+    normal = text.replace("\r\n", "\n")
+    # With a final line break, every line of a fence ends in one, and lines can be counted.
+    normal += "" if normal.endswith("\n") else "\n"
+    tokens = _parser().parse(normal)
+    return [_fence(token, source) for token in tokens if token.type == "fence"]
+
+
+@functools.cache
+def _parser() -> MarkdownIt:
+    # Imported at first use: it costs a good part of what `import agentexec` may take.
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt("commonmark")
+    parser.core.ruler.enableOnly(["block"])  # `normalize` would change NUL and lone CR in code
+    return parser.disable("html_block")
+
+
+def _fence(token: Token, source: list[str]) -> Fence:
+    from markdown_it.common.utils import unescapeAll
+
+    assert token.map is not None
+    first, end = token.map
+    lines = token.content.split("\n")[:-1]
+    # Lines between the fences: one less than the token's if it is unclosed, two less if it is closed.
+    closed = len(lines) == end - first - 2
+    last_line = len(source) - (2 if source[-1] == "" else 1)
+    ended_by: EndedBy = "fence" if closed else "text" if end > last_line else "container"
+    if not source[first].endswith("\r"):
+        lines = [
+            line + "\r" if source[first + 1 + i].endswith("\r") else line for i, line in enumerate(lines)
+        ]
+    code = "".join(line + "\n" for line in lines)
+    info = unescapeAll(token.info.strip())
+    language = _LANGUAGE.match(info)
+    word = language[1] if language else ""
+    return Fence(word, code, _filename(info, word, code), (first, end), ended_by)
+
+
+# `python`, `python {.numberLines}`, `{.python}`, `{python}`, `python{1,3}`, `python:app.py`
+_LANGUAGE = re.compile(r"\{?\s*\.?([^\s{},:=]+)(?![^\s{},:]*=)")
+_NAME = r"""(?:"([^"]*)"|'([^']*)'|(%s))"""
+_ATTRIBUTE = re.compile(r"(?:^|[\s{,])filename\s*[=:]\s*" + _NAME % r"[^\s\"',}][^\s,}]*")
+# One word, or quoted: a comment such as `# filename: is read from argv` is prose.
+_COMMENT = {
+    marker: re.compile(re.escape(marker) + r"[ \t]*filename:[ \t]*" + _NAME % r"\S+" + r"\s*")
+    for marker in ("#", "//")
+}
+
+
+def _filename(info: str, language: str, code: str) -> str | None:
+    found = _ATTRIBUTE.search(info)
+    if found is None:
+        javascript = is_runnable(language) and find_language(language).name == "javascript"
+        first_line = code.partition("\n")[0]
+        found = _COMMENT["//" if javascript else "#"].fullmatch(first_line)
+    return None if found is None else next(group for group in found.groups() if group is not None)
+
+
+_ANSWER_LINE = re.compile(r" {0,3}(\*\*|__)?" + re.escape(FINAL_ANSWER) + r"(\*\*|__)?(.*)", re.DOTALL)
+
+
+def _final_answer(text: str, fences: list[Fence]) -> str | None:
+    if FINAL_ANSWER not in text:
+        return None
+    lines = text.replace("\r\n", "\n").split("\n")
+    fenced = {number for fence in fences for number in range(*fence.lines)}
+    for number, line in enumerate(lines):
+        match = None if number in fenced else _ANSWER_LINE.fullmatch(line)
+        if match is not None:
+            opened, closed, rest = match[1], match[2], match[3].rstrip()
+            if opened and not closed:  # `**FINAL ANSWER: 42**`
+                rest = rest.removesuffix(opened)
+            answer = "\n".join([rest, *lines[number + 1 :]]).strip()
+            return answer or None
+    return None
+
+
+# Characters that a reader does not see, or that change what is seen: C0 and C1 controls (terminal escapes),
+# bidirectional overrides (CVE-2021-42574), zero-width and other invisible characters, line separators, tags and
+# the variation selectors that can carry hidden text, lone surrogates.
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+_SHORT = {"\r": "\\r", "\x08": "\\b", "\x07": "\\a"}
+
+
+def visible(text: str, *, keep: str = "\n\t") -> str:
+    r"""Return a text with control, bidirectional and invisible characters written as `\x1b`, `\u202e`, ….
+
+    Args:
+        text: Whatever came out of a sandbox or a model.
+        keep: Which of line break and tab stay as they are; the others are escaped as well.
+    """
+    shown = _INVISIBLE.sub(lambda match: _escape(match[0]), text)
+    for character, escape in (("\n", "\\n"), ("\t", "\\t")):
+        if character not in keep:
+            shown = shown.replace(character, escape)
+    return shown
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if character in _SHORT:
+        return _SHORT[character]
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def quote(text: str, *, budget: int = QUOTE_CHARS, info: str = "text") -> str:
+    """Return untrusted text as a fence that nothing inside can close.
+
+    Args:
+        text: Whatever came out of a sandbox.
+        budget: Characters shown, escapes included; of a longer text the head and the tail are shown, with a
+            note of what was left out.
+        info: The fence's info string.
+    """
+    body = _shorten(text, budget)
+    longest = max((len(run) for run in re.findall("`+", body)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{info}\n{body}{'' if body.endswith(chr(10)) or not body else chr(10)}{fence}"
+
+
+def _shorten(text: str, budget: int) -> str:
+    if len(text) <= budget:
+        shown = visible(text)
+        if len(shown) <= budget:
+            return shown
+    room = budget // 2
+    head = list(_fitting(text[:room], room))
+    # The head may have taken more of a text than half, and nothing is shown twice.
+    rest = text[len(head) :]
+    tail = list(_fitting(reversed(rest[-room:] if room else ""), room))[::-1]
+    left_out = len(rest) - len(tail)
+    return f"{''.join(head)}\n[... {left_out:,} characters left out ...]\n{''.join(tail)}"
+
+
+def _fitting(characters: Iterable[str], room: int) -> Iterator[str]:
+    """Yield characters, escaped, while they fit."""
+    for character in characters:
+        shown = visible(character)
+        room -= len(shown)
+        if room < 0:
+            return
+        yield shown

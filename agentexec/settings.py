@@ -1,0 +1,199 @@
+"""What a user has set, merged into one frozen object: defaults < `agentexec.toml` < environment < flags.
+
+The file is the one in the current directory. It may not set what would let a file that somebody else wrote
+there send the user's key elsewhere or loosen the sandbox (`FILE_MAY_NOT_SET`), and it is not read at all where
+it lies inside the workspace, since code in the sandbox can write there.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from contextvars import ContextVar
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from agentexec.errors import SettingsError
+from sandboxes.types import Limits, Seconds, Size
+
+FILE_NAME = "agentexec.toml"
+ENV_PREFIX = "AGENTEXEC_"
+FILE_MAY_NOT_SET = frozenset({"api_key", "base_url", "isolation", "network"})
+LIMIT_FIELDS: Mapping[str, str] = {
+    "timeout": "wall_time",
+    "cpu_time": "cpu_time",
+    "memory": "memory",
+    "processes": "processes",
+    "disk": "disk",
+    "file_size": "file_size",
+    "open_files": "open_files",
+    "output": "output",
+    "network": "network",
+}
+"""Setting (and flag) to field of `Limits`."""
+
+_OPENAI_ENV = {"api_key": "OPENAI_API_KEY", "base_url": "OPENAI_BASE_URL"}
+_file_values: ContextVar[Mapping[str, Any]] = ContextVar("file_values")
+
+Count = Annotated[int, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """All settings. Flags have the same names, with dashes; variables are `AGENTEXEC_` and the name.
+
+    Attributes:
+        model: Model to ask, or `replay:FILE`.
+        base_url: Server of the model (`OPENAI_BASE_URL`).
+        api_key: Its key (`OPENAI_API_KEY`); masked wherever it is shown.
+        model_timeout: Seconds the server may stay silent.
+        sandbox: Executor spec, e.g. `local`.
+        isolation: Which isolation the local sandbox must use; None leaves it to the sandbox.
+        timeout: Wall-clock seconds of a block; this and the following are `Limits`, None where not set.
+        cpu_time: See `Limits`.
+        memory: See `Limits`.
+        processes: See `Limits`.
+        disk: See `Limits`.
+        file_size: See `Limits`.
+        open_files: See `Limits`.
+        output: See `Limits`.
+        network: `on` lets blocks reach the network.
+        max_turns: Turns after which a run stops.
+        max_tokens: Tokens after which a run stops.
+        max_cost: USD after which a run stops.
+        deadline: Seconds after which a run stops.
+        approve: Whether a person is asked before each block.
+        plan: Whether a planner starts.
+        review: Whether a reviewer judges.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=ENV_PREFIX, env_ignore_empty=True, populate_by_name=True
+    )
+
+    model: str | None = None
+    base_url: str | None = Field(None, validation_alias=AliasChoices("base_url", "OPENAI_BASE_URL"))
+    api_key: SecretStr | None = Field(None, validation_alias=AliasChoices("api_key", "OPENAI_API_KEY"))
+    model_timeout: Seconds = 300.0
+
+    sandbox: str = "local"
+    isolation: Literal["auto", "bwrap", "landlock", "none"] | None = None
+    timeout: Seconds | None = None
+    cpu_time: Seconds | None = None
+    memory: Size | None = None
+    processes: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
+    disk: Size | None = None
+    file_size: Size | None = None
+    open_files: Annotated[int, Field(ge=16, le=1 << 20)] | None = None
+    output: Size | None = None
+    network: Literal["off", "on"] | None = None
+
+    max_turns: Count | None = None
+    max_tokens: Count | None = None
+    max_cost: Annotated[Decimal, Field(gt=0)] | None = None
+    deadline: Seconds | None = None
+    approve: Literal["never", "always"] = "never"
+    plan: bool = True
+    review: bool = True
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then the environment, then the file; no `.env` and no secrets directory."""
+        file = InitSettingsSource(settings_cls, init_kwargs=dict(_file_values.get({})))
+        return init_settings, env_settings, file
+
+    @property
+    def limits(self) -> Limits:
+        """The limits, with only what somebody set marked as set."""
+        values = {field: getattr(self, name) for name, field in LIMIT_FIELDS.items()}
+        if self.network is not None:
+            values["network"] = self.network == "on"
+        return Limits(**{field: value for field, value in values.items() if value is not None})
+
+
+def load_settings(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    directory: Path | None = None,
+    workspace: Path | None = None,
+) -> Settings:
+    """Merge all sources.
+
+    Args:
+        flags: Setting to value; None counts as not given.
+        directory: Where `agentexec.toml` is looked for; None is the current directory.
+        workspace: Where blocks will write, if that is known already.
+
+    Raises:
+        SettingsError: a value is wrong; the message names the setting, where it was set and what it may be.
+    """
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    file = read_file(directory or Path.cwd(), workspace)
+    token = _file_values.set(file)
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_explain(problem, given, file) for problem in error.errors())) from None
+    finally:
+        _file_values.reset(token)
+
+
+def read_file(directory: Path, workspace: Path | None = None) -> dict[str, Any]:
+    """Return what `agentexec.toml` in a directory sets; nothing if code in the sandbox could have written it.
+
+    Raises:
+        SettingsError: the file cannot be read, is not TOML, or sets what a file may not set.
+    """
+    path = directory / FILE_NAME
+    if workspace is not None and path.resolve().is_relative_to(workspace.resolve()):
+        return {}
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from error
+    for name in FILE_MAY_NOT_SET & values.keys():
+        instead = _variable(name)
+        raise SettingsError(
+            f"{path} may not set {name!r}, since a file found in a directory could send your key elsewhere "
+            f"or weaken the sandbox; set {instead}, or use the flag"
+        )
+    return values
+
+
+def _variable(name: str) -> str:
+    return _OPENAI_ENV.get(name, ENV_PREFIX + name.upper())
+
+
+def _explain(problem: Mapping[str, Any], flags: Mapping[str, Any], file: Mapping[str, Any]) -> str:
+    name = str(problem["loc"][0])
+    name = next((setting for setting, variable in _OPENAI_ENV.items() if variable == name), name)
+    if name in flags:
+        source = "--" + name.replace("_", "-")
+    elif name not in Settings.model_fields:
+        known = ", ".join(sorted(Settings.model_fields.keys() - FILE_MAY_NOT_SET))
+        return f"{FILE_NAME} sets {name!r}, which is no setting; it may set {known}"
+    elif os.environ.get(_variable(name)):
+        source = _variable(name)
+    else:
+        source = FILE_NAME if name in file else "default"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{source}: {name} cannot be {_shown(name, problem['input'])}: {message[:1].lower()}{message[1:]}"
+
+
+def _shown(name: str, value: object) -> str:
+    return "what it is" if name == "api_key" else repr(value)[:80]

@@ -1,0 +1,318 @@
+"""Composes a run: model, executor, agents, stop conditions and event log. The work is done elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar
+
+from agentexec.agents import Approve, ExecutorAgent, coder, load_prompt, planner, reviewer
+from agentexec.conversation import Conversation, NextSpeaker, converse
+from agentexec.errors import ModelError
+from agentexec.events import RunFinished, RunStarted
+from agentexec.log import EventLog, Listener
+from agentexec.markdown import visible
+from agentexec.models import Model, make_model
+from agentexec.result import SolveResult, result_of
+from agentexec.stops import (
+    AnyStop,
+    ConsecutiveFailures,
+    Deadline,
+    MaxCost,
+    MaxTokens,
+    MaxTurns,
+    Stall,
+    Stop,
+    StopWatch,
+)
+from agentexec.team import accepted_answer, solve_cycle
+from sandboxes.errors import SandboxError
+from sandboxes.executor import Executor
+from sandboxes.paths import workspace_path
+from sandboxes.registry import open_executor
+from sandboxes.types import Limits
+
+InputFiles = Mapping[str, bytes] | Iterable[str | Path]
+"""Names and contents, or paths on this machine, each copied in under its last component."""
+
+Role = Literal["planner", "coder", "reviewer"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def solve(
+    task: str,
+    *,
+    model: Model | str,
+    executor: Executor | str = "local",
+    limits: Limits | None = None,
+    workspace: str | Path | None = None,
+    files: InputFiles = (),
+    plan: bool = True,
+    review: bool = True,
+    approve: Approve | None = None,
+    max_turns: int = 50,
+    max_tokens: int | None = None,
+    max_cost: Decimal | float | None = None,
+    deadline: float | None = None,
+    max_failures: int | None = 10,
+    stop: AnyStop | None = None,
+    prompts: Mapping[Role, str | Path] | None = None,
+    on_event: Listener | None = None,
+) -> SolveResult:
+    """Let a team solve a task by writing code that runs in a sandbox.
+
+    A model or a sandbox that fails does not raise: the result says so, and holds everything up to there.
+
+    Args:
+        task: What to do, in plain words.
+        model: Who speaks for planner, coder and reviewer: a model, or a name as for `--model`.
+        executor: Where code runs: a spec string such as `"local"`, for which an executor is opened and closed
+            here; or an executor, which is started if it is not yet, and left open.
+        limits: What each block may use; only with a spec string.
+        workspace: Directory to work in; only with a spec string. None takes one that is thrown away.
+        files: Copied into the workspace first: a mapping of names to bytes, or paths on this machine.
+        plan: Whether a planner speaks first.
+        review: Whether a reviewer judges code before it runs and the answer before it counts.
+        approve: Asked before each block: True lets it run; False, or a string with the reason, does not.
+        max_turns: Messages after the task.
+        max_tokens: Input and output together. Stops at once if the server does not count them.
+        max_cost: USD. Stops at once if the model's price is unknown.
+        deadline: Seconds, from now. Interrupts a model call or a block.
+        max_failures: Blocks that fail in a row.
+        stop: A further stop condition. (One nudge, then `stall`, is always on.)
+        prompts: Files with system prompts in place of the package's own.
+        on_event: Called with every event, transient ones too. If it raises, the run ends with that error.
+
+    Raises:
+        ValueError: an argument makes no sense, or two files have one name.
+        OSError: an input file or a prompt cannot be read.
+        UnsafePath: the name of an input file leaves the workspace.
+        UnknownExecutor: no executor has that name.
+        SettingsError: the model's name makes no sense.
+        ModelError: a model that was given by name could not be set up.
+        CancelledError: the task was cancelled, after the log has been closed as `interrupted`.
+    """
+    if not task.strip():
+        raise ValueError("the task is empty; say in plain words what to do")
+    condition = _stop_condition(max_turns, max_tokens, max_cost, deadline, max_failures, stop)
+    inputs = await asyncio.to_thread(read_inputs, files) if files else {}
+    system = {role: load_prompt(role, (prompts or {}).get(role)) for role in ("planner", "coder", "reviewer")}
+    place = _executor(executor, limits, workspace)
+    speaker = make_model(model) if isinstance(model, str) else model
+
+    note = _environment(place.limits, inputs)
+    team = solve_cycle(
+        planner=planner(speaker, system["planner"] + note) if plan else None,
+        coder=coder(speaker, system["coder"] + note),
+        reviewer=reviewer(speaker, system["reviewer"] + note) if review else None,
+        executor=ExecutorAgent(place, approve=approve),
+    )
+    log = EventLog()
+    if on_event is not None:
+        log.subscribe(on_event)
+    run = _Run(task, log, team, place, inputs, condition)
+    started = RunStarted(
+        run_id=log.run_id,
+        task=task,
+        model=speaker.name,
+        executor=executor if isinstance(executor, str) else type(executor).__name__,
+        limits=place.limits,
+        workspace=None if workspace is None else str(workspace),
+        files=tuple(inputs),
+    )
+    try:
+        return await run.result(started, close_executor=isinstance(executor, str))
+    finally:
+        if isinstance(model, str):
+            await speaker.close()
+
+
+class _Run:
+    """One run, from its first event to its last."""
+
+    def __init__(
+        self,
+        task: str,
+        log: EventLog,
+        team: NextSpeaker,
+        executor: Executor,
+        inputs: Mapping[str, bytes],
+        condition: AnyStop,
+    ) -> None:
+        self._task, self._log, self._team = task, log, team
+        self._executor, self._inputs = executor, inputs
+        self._watch = StopWatch(condition)
+        log.subscribe(self._watch)
+
+    async def result(self, started: RunStarted, *, close_executor: bool) -> SolveResult:
+        try:
+            self._log.append(started)
+            try:
+                finished = await self._finish()
+            finally:
+                closing = await self._close() if close_executor else ""
+        except asyncio.CancelledError as error:
+            self._interrupted(error, "interrupted", "the run was interrupted")
+            raise
+        except Exception as error:
+            # A bug, or a listener or an `approve` that raised: the log is closed all the same.
+            self._interrupted(error, "error", f"{type(error).__name__}: {error}")
+            raise
+        if closing:
+            message = "; ".join(part for part in (finished.message, closing) if part)
+            finished = finished.model_copy(update={"message": message})
+        self._log.append(finished)
+        return result_of(self._log)
+
+    def _interrupted(self, error: BaseException, reason: str, message: str) -> None:
+        try:
+            self._log.append(RunFinished(status="interrupted", stop_reason=reason, message=message))
+        except Exception as listener_error:
+            # What interrupted the run matters more, above all a cancellation.
+            error.add_note(f"then a listener failed: {listener_error!r}")
+
+    async def _finish(self) -> RunFinished:
+        """Run to the end, whatever it is, and return it as the last event."""
+        limit = self._watch.condition.certain_after
+        try:
+            async with asyncio.timeout(limit) as timer:
+                return await self._converse()
+        except TimeoutError:
+            if limit is None or not timer.expired():
+                raise
+            return _stopped(
+                self._watch.stopped(at_least=limit) or Stop("deadline", "the deadline has passed")
+            )
+        except ModelError as error:
+            return RunFinished(status="model_failed", stop_reason="model_failed", message=_words(error))
+        except SandboxError as error:
+            return RunFinished(status="sandbox_failed", stop_reason="sandbox_failed", message=_words(error))
+
+    async def _converse(self) -> RunFinished:
+        await self._executor.start()
+        for name, data in self._inputs.items():
+            await self._executor.put(name, data)
+        conversation = Conversation(self._task, self._log)
+        stop = await converse(conversation, self._team, self._watch.stopped)
+        if stop is not None:
+            return _stopped(stop)
+        return RunFinished(
+            status="solved",
+            stop_reason="final_answer",
+            answer=accepted_answer(conversation),
+            message=f"solved in {len(conversation) - 1} turns",
+        )
+
+    async def _close(self) -> str:
+        """Close the executor; return what went wrong, which must not cost the answer."""
+        try:
+            await self._executor.close()
+        except SandboxError as error:
+            return f"closing the sandbox failed: {_words(error)}"
+        return ""
+
+
+def _stopped(stop: Stop) -> RunFinished:
+    return RunFinished(status="not_solved", stop_reason=stop.reason, message=stop.message)
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _stop_condition(
+    max_turns: int,
+    max_tokens: int | None,
+    max_cost: Decimal | float | None,
+    deadline: float | None,
+    max_failures: int | None,
+    stop: AnyStop | None,
+) -> AnyStop:
+    condition: AnyStop = MaxTurns(max_turns)
+    further: list[AnyStop | None] = [
+        None if deadline is None else Deadline(deadline),
+        None if max_tokens is None else MaxTokens(max_tokens),
+        None if max_cost is None else MaxCost(Decimal(str(max_cost))),
+        None if max_failures is None else ConsecutiveFailures(max_failures),
+        Stall(),
+        stop,
+    ]
+    for other in further:
+        condition = condition if other is None else condition | other
+    return condition
+
+
+def _executor(executor: Executor | str, limits: Limits | None, workspace: str | Path | None) -> Executor:
+    if isinstance(executor, str):
+        return open_executor(executor, limits=limits, workspace=workspace)
+    if limits is not None or workspace is not None:
+        raise ValueError("limits and workspace belong to the executor: set them where you make it")
+    return executor
+
+
+def read_inputs(files: InputFiles) -> dict[str, bytes]:
+    """Return the input files of a run by their names in the workspace.
+
+    Args:
+        files: A mapping of names to bytes, or paths on this machine.
+
+    Raises:
+        ValueError: two files have one name.
+        UnsafePath: a name leaves the workspace.
+        OSError: a file cannot be read.
+    """
+    if isinstance(files, (str, bytes)):
+        raise TypeError("files is a list of paths, or a mapping of names to bytes")
+    if isinstance(files, Mapping):
+        pairs: Iterable[tuple[str, bytes | Path]] = files.items()
+    else:
+        pairs = [(Path(path).name, Path(path)) for path in files]
+    inputs: dict[str, bytes] = {}
+    for given, content in pairs:
+        name = workspace_path(given)
+        if name in inputs:
+            raise ValueError(f"two input files are called {name!r}; rename one of them")
+        inputs[name] = content.read_bytes() if isinstance(content, Path) else bytes(content)
+    return inputs
+
+
+def _environment(limits: Limits, inputs: Mapping[str, bytes]) -> str:
+    """Return what every agent should know about the computer. The same for the same run, so replays match."""
+    lines = [
+        "\n\n# The computer\n",
+        f"- A block may run for {limits.wall_time:g} s and use {limits.memory >> 20} MiB of memory.",
+        f"- The network is {'on' if limits.network else 'off: nothing can be downloaded or installed from it'}.",
+        "- Blocks read no input: stdin is empty. There is no display; save pictures as files.",
+    ]
+    names = "".join(f"\n  - {visible(name, keep='')} ({len(data):,} bytes)" for name, data in inputs.items())
+    if names:
+        lines.append(f"- The user put these files into the workspace:{names}")
+    return "\n".join(lines)
+
+
+def _sync(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+    """Return a blocking version of a coroutine function, with the same arguments."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(function(*args, **kwargs))
+        raise RuntimeError(
+            "an event loop is running here: write 'await solve(...)' instead of 'solve_sync(...)'"
+        )
+
+    return wrapper
+
+
+solve_sync = _sync(solve)
+solve_sync.__name__ = solve_sync.__qualname__ = "solve_sync"
+solve_sync.__doc__ = (
+    "Do what `solve` does, and wait for it. Takes the same arguments; not for use in an event loop."
+)

@@ -1,0 +1,372 @@
+"""When a run ends without an answer. Conditions are values, and combine with `&` and `|`.
+
+    stop = MaxTurns(20) | Deadline(600) | (Stall() & MaxTokens(100_000))
+
+A condition holds no state of its own: it is a fold over the events of a run (`start`, `step`) and a judgement
+of what was folded (`check`). So a turn costs the same however long the conversation is, one condition serves
+many runs at once, and folding a stored log again tells where a resumed run stands.
+"""
+
+from __future__ import annotations
+
+import abc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, ClassVar, Generic, TypeVar
+
+from agentexec.events import BlockFinished, BlockRefused, Event, MessageAdded, ModelCalled
+from agentexec.markdown import read_reply
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a run was stopped.
+
+    Attributes:
+        reason: One word for scripts, e.g. `max_turns`.
+        message: For people.
+    """
+
+    reason: str
+    message: str
+
+
+class StopCondition(abc.ABC, Generic[S]):
+    """Base of all conditions. `S` is what a condition remembers of the events so far; keep it immutable."""
+
+    @property
+    @abc.abstractmethod
+    def start(self) -> S:
+        """What is remembered before the first event."""
+
+    @abc.abstractmethod
+    def step(self, state: S, event: Event) -> S:
+        """Return what is remembered after `event`."""
+
+    @abc.abstractmethod
+    def check(self, state: S, elapsed: float) -> Stop | None:
+        """Return why to stop now, or None to go on.
+
+        Args:
+            state: What is remembered.
+            elapsed: Seconds since the run began.
+        """
+
+    @property
+    def certain_after(self) -> float | None:
+        """Seconds after which the condition is reached whatever happens; None if there is no such time.
+
+        A run is interrupted then, also in the middle of a model call or a block.
+        """
+        return None
+
+    def __or__(self, other: AnyStop) -> AnyStop:
+        """Reached when either is."""
+        return AnyOf(self, other)
+
+    def __and__(self, other: AnyStop) -> AnyStop:
+        """Reached while both are."""
+        return AllOf(self, other)
+
+
+AnyStop = StopCondition[Any]
+"""A condition, whatever it remembers."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf(StopCondition[tuple[Any, Any]]):
+    """`left | right`: reached when either is. The left one's reason goes first."""
+
+    left: AnyStop
+    right: AnyStop
+
+    @property
+    def start(self) -> tuple[Any, Any]:
+        return self.left.start, self.right.start
+
+    def step(self, state: tuple[Any, Any], event: Event) -> tuple[Any, Any]:
+        return self.left.step(state[0], event), self.right.step(state[1], event)
+
+    def check(self, state: tuple[Any, Any], elapsed: float) -> Stop | None:
+        return self.left.check(state[0], elapsed) or self.right.check(state[1], elapsed)
+
+    @property
+    def certain_after(self) -> float | None:
+        times = [side.certain_after for side in (self.left, self.right)]
+        return min((at for at in times if at is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class AllOf(StopCondition[tuple[Any, Any]]):
+    """`left & right`: reached while both are. The reason names both, as in `max_turns+stall`."""
+
+    left: AnyStop
+    right: AnyStop
+
+    @property
+    def start(self) -> tuple[Any, Any]:
+        return self.left.start, self.right.start
+
+    def step(self, state: tuple[Any, Any], event: Event) -> tuple[Any, Any]:
+        return self.left.step(state[0], event), self.right.step(state[1], event)
+
+    def check(self, state: tuple[Any, Any], elapsed: float) -> Stop | None:
+        left = self.left.check(state[0], elapsed)
+        right = left and self.right.check(state[1], elapsed)
+        if left is None or right is None:
+            return None
+        return Stop(f"{left.reason}+{right.reason}", f"{left.message}; {right.message}")
+
+    @property
+    def certain_after(self) -> float | None:
+        left, right = self.left.certain_after, self.right.certain_after
+        return None if left is None or right is None else max(left, right)
+
+
+def _require_positive(name: str, value: float | Decimal) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} must be more than 0, not {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class MaxTurns(StopCondition[int]):
+    """Reached after `limit` messages, the task not counted. Reason `max_turns`."""
+
+    limit: int
+    start: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        _require_positive("max_turns", self.limit)
+
+    def step(self, state: int, event: Event) -> int:
+        return event.message.turn if isinstance(event, MessageAdded) else state
+
+    def check(self, state: int, elapsed: float) -> Stop | None:
+        if state < self.limit:
+            return None
+        return Stop("max_turns", f"no accepted answer after {state} turns (limit {self.limit})")
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline(StopCondition[None]):
+    """Reached `seconds` after the run began, by the wall clock. Reason `deadline`.
+
+    The one condition that does not wait for the end of a turn: it interrupts model calls and blocks.
+    """
+
+    seconds: float
+    start: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        _require_positive("deadline", self.seconds)
+
+    def step(self, state: None, event: Event) -> None:
+        return None
+
+    def check(self, state: None, elapsed: float) -> Stop | None:
+        if elapsed < self.seconds:
+            return None
+        return Stop("deadline", f"no accepted answer within {self.seconds:g} s")
+
+    @property
+    def certain_after(self) -> float | None:
+        return self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class MaxTokens(StopCondition[int | None]):
+    """Reached once `limit` tokens, input and output together, were used. Reason `max_tokens`.
+
+    Checked after each turn, so the last call may go over. A server that does not count tokens stops the
+    run after the first call: a budget that cannot be checked is not kept.
+    """
+
+    limit: int
+    start: ClassVar[int | None] = 0
+
+    def __post_init__(self) -> None:
+        _require_positive("max_tokens", self.limit)
+
+    def step(self, state: int | None, event: Event) -> int | None:
+        if not isinstance(event, ModelCalled) or state is None:
+            return state
+        return None if event.usage is None else state + event.usage.total_tokens
+
+    def check(self, state: int | None, elapsed: float) -> Stop | None:
+        if state is None:
+            return Stop(
+                "max_tokens",
+                "the server does not report tokens, so max_tokens cannot be kept; run without it",
+            )
+        if state < self.limit:
+            return None
+        return Stop("max_tokens", f"used {state:,} tokens (limit {self.limit:,})")
+
+
+@dataclass(frozen=True, slots=True)
+class _Spent:
+    total: Decimal = Decimal(0)
+    unpriced: str | None = None
+    """A model that answered at an unknown price."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaxCost(StopCondition[_Spent]):
+    """Reached once `limit` USD were spent. Reason `max_cost`.
+
+    Checked after each turn, so the last call may go over. A model of unknown price stops the run after its
+    first call: a budget that cannot be checked is not kept.
+    """
+
+    limit: Decimal
+    start: ClassVar[_Spent] = _Spent()
+
+    def __post_init__(self) -> None:
+        # By way of a string, so that 0.1 means 0.1.
+        object.__setattr__(self, "limit", Decimal(str(self.limit)))
+        _require_positive("max_cost", self.limit)
+
+    def step(self, state: _Spent, event: Event) -> _Spent:
+        if not isinstance(event, ModelCalled):
+            return state
+        if event.cost is None:
+            return _Spent(state.total, event.model)
+        return _Spent(state.total + event.cost, state.unpriced)
+
+    def check(self, state: _Spent, elapsed: float) -> Stop | None:
+        if state.unpriced is not None:
+            return Stop(
+                "max_cost",
+                f"the price of model {state.unpriced!r} is unknown, so max_cost cannot be kept; "
+                "run without it, or limit tokens with max_tokens",
+            )
+        if state.total < self.limit:
+            return None
+        return Stop("max_cost", f"spent {state.total} USD (limit {self.limit})")
+
+
+@dataclass(frozen=True, slots=True)
+class Stall(StopCondition[int]):
+    """Reached when `agent` wrote neither code to run nor a final answer more than `nudges` times in a row.
+
+    Reason `stall`.
+    """
+
+    nudges: int = 1
+    agent: str = "coder"
+    start: ClassVar[int] = 0
+
+    def step(self, state: int, event: Event) -> int:
+        if not isinstance(event, MessageAdded) or event.message.sender != self.agent:
+            return state
+        return state + 1 if read_reply(event.message.content, cut=event.message.cut).idle else 0
+
+    def check(self, state: int, elapsed: float) -> Stop | None:
+        if state <= self.nudges:
+            return None
+        return Stop("stall", f"the {self.agent} wrote neither code nor a final answer {state} times in a row")
+
+
+@dataclass(frozen=True, slots=True)
+class ConsecutiveFailures(StopCondition[int]):
+    """Reached when `limit` blocks in a row did not end `ok`, refused ones included.
+
+    Reason `consecutive_failures`.
+    """
+
+    limit: int
+    start: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        _require_positive("max_failures", self.limit)
+
+    def step(self, state: int, event: Event) -> int:
+        if isinstance(event, BlockFinished):
+            return 0 if event.result.ok else state + 1
+        return state + 1 if isinstance(event, BlockRefused) else state
+
+    def check(self, state: int, elapsed: float) -> Stop | None:
+        if state < self.limit:
+            return None
+        return Stop("consecutive_failures", f"{state} blocks in a row failed (limit {self.limit})")
+
+
+@dataclass(frozen=True, slots=True)
+class TextSeen(StopCondition[str | None]):
+    """Reached once a message contains `text`. Reason `text`.
+
+    Attributes:
+        text: What to look for, exactly.
+        sender: Whose messages count. None means every agent but the executor, whose messages hold what
+            programs printed, which is data and decides nothing.
+    """
+
+    text: str
+    sender: str | None = None
+    start: ClassVar[str | None] = None
+
+    def __post_init__(self) -> None:
+        if not self.text:
+            raise ValueError("the text to stop at is empty")
+
+    def step(self, state: str | None, event: Event) -> str | None:
+        if state is not None or not isinstance(event, MessageAdded):
+            return state
+        sender = event.message.sender
+        counts = sender not in ("task", "executor") if self.sender is None else sender == self.sender
+        return sender if counts and self.text in event.message.content else None
+
+    def check(self, state: str | None, elapsed: float) -> Stop | None:
+        return None if state is None else Stop("text", f"the {state} wrote {self.text!r}")
+
+
+class ExternalStop(StopCondition[None]):
+    """Reached once somebody calls `stop()`, from any thread. Reason `stopped`.
+
+    The turn in progress is finished first; to interrupt it, cancel the task that awaits `solve`.
+    """
+
+    start: ClassVar[None] = None
+
+    def __init__(self) -> None:
+        self._message: str | None = None
+
+    def stop(self, message: str = "stopped from outside") -> None:
+        """Stop the run after the turn in progress."""
+        self._message = message
+
+    def step(self, state: None, event: Event) -> None:
+        return None
+
+    def check(self, state: None, elapsed: float) -> Stop | None:
+        return None if self._message is None else Stop("stopped", self._message)
+
+
+class StopWatch:
+    """One run's position in a condition; subscribe it to the run's log.
+
+    Args:
+        condition: What ends the run.
+        clock: Seconds from any origin; the run begins now.
+    """
+
+    def __init__(self, condition: AnyStop, clock: Callable[[], float] = time.monotonic) -> None:
+        self.condition = condition
+        self._state = condition.start
+        self._clock = clock
+        self._began = clock()
+
+    def __call__(self, event: Event) -> None:
+        self._state = self.condition.step(self._state, event)
+
+    def stopped(self, *, at_least: float = 0.0) -> Stop | None:
+        """Return why to stop now, or None.
+
+        Args:
+            at_least: Seconds that have certainly passed, where a timer knows better than the clock.
+        """
+        return self.condition.check(self._state, max(self._clock() - self._began, at_least))

@@ -1,0 +1,79 @@
+"""Where code runs: executors, the sandboxes under them, and the limits they enforce.
+
+    async with open_executor("local", limits=Limits(memory="512M", wall_time=30)) as executor:
+        result = await executor.run(CodeBlock("print(1)"))
+
+This package knows nothing of agents, models or conversations, and importing it has no effects.
+"""
+
+from sandboxes.errors import (
+    FileTooLarge,
+    LimitNotEnforceable,
+    SandboxClosedError,
+    SandboxError,
+    SandboxLostError,
+    SandboxProtocolError,
+    SandboxStartError,
+    SandboxUnavailable,
+    UnknownExecutor,
+    UnknownLanguage,
+    UnsafePath,
+    WorkspaceFileNotFound,
+)
+from sandboxes.executor import Executor
+from sandboxes.fake import FakeExecutor
+from sandboxes.languages import LANGUAGES, Language, find_language
+from sandboxes.local import LocalSandbox
+from sandboxes.registry import executor_names, open_executor
+from sandboxes.sandbox import ByteStream, Sandbox
+from sandboxes.script import ScriptExecutor
+from sandboxes.stream import ProcessStream
+from sandboxes.types import (
+    VERDICTS,
+    CodeBlock,
+    Display,
+    ErrorInfo,
+    Isolation,
+    Limits,
+    OnOutput,
+    Result,
+    Verdict,
+    WorkspaceFile,
+)
+
+__all__ = [
+    "LANGUAGES",
+    "VERDICTS",
+    "ByteStream",
+    "CodeBlock",
+    "Display",
+    "ErrorInfo",
+    "Executor",
+    "FakeExecutor",
+    "FileTooLarge",
+    "Isolation",
+    "Language",
+    "LimitNotEnforceable",
+    "Limits",
+    "LocalSandbox",
+    "OnOutput",
+    "ProcessStream",
+    "Result",
+    "Sandbox",
+    "SandboxClosedError",
+    "SandboxError",
+    "SandboxLostError",
+    "SandboxProtocolError",
+    "SandboxStartError",
+    "SandboxUnavailable",
+    "ScriptExecutor",
+    "UnknownExecutor",
+    "UnknownLanguage",
+    "UnsafePath",
+    "Verdict",
+    "WorkspaceFile",
+    "WorkspaceFileNotFound",
+    "executor_names",
+    "find_language",
+    "open_executor",
+]

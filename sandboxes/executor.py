@@ -1,0 +1,100 @@
+"""The contract of everything that runs code blocks."""
+
+from __future__ import annotations
+
+import abc
+from types import TracebackType
+from typing import Self
+
+from sandboxes.types import CodeBlock, Isolation, Limits, OnOutput, Result
+
+DEFAULT_GET_BYTES = 256 << 20
+
+
+class Executor(abc.ABC):
+    """Runs code blocks under limits, in a workspace of its own.
+
+    An executor is an async context manager: entering starts it, leaving closes it and everything in it.
+    Calls that arrive while a block runs are queued. All paths are relative to the workspace.
+
+    Code that fails is a `Result`. These are raised when the sandbox fails:
+
+    - `SandboxUnavailable`: cannot be used on this machine; says what to type.
+    - `SandboxStartError`: did not come up.
+    - `SandboxLostError`: has died earlier; `restart()` brings it back. (A block that is running when the
+      sandbox dies is a `Result` with verdict `lost`.)
+    - `SandboxProtocolError`: the sandbox sent something it must not send; it is given up, as when lost.
+    - `SandboxClosedError`: used before it was started or after it was closed.
+    - `LimitNotEnforceable`: at start, for an explicit limit that nothing here can enforce.
+    """
+
+    @property
+    @abc.abstractmethod
+    def limits(self) -> Limits:
+        """The limits every block runs under."""
+
+    @property
+    @abc.abstractmethod
+    def isolation(self) -> Isolation:
+        """What enforces them here. Complete once the executor has started."""
+
+    @abc.abstractmethod
+    async def start(self) -> None:
+        """Bring the sandbox up. Starting twice has no effect."""
+
+    @abc.abstractmethod
+    async def run(self, block: CodeBlock, *, on_output: OnOutput | None = None) -> Result:
+        """Run one block and wait for its end.
+
+        Cancelling the awaiting task kills the block, leaves nothing of it running, and keeps the executor
+        usable; the `CancelledError` is raised once the block is dead.
+
+        Args:
+            block: What to run.
+            on_output: Called with each piece of output as it is written. If it raises, the block is
+                killed and the exception is passed on.
+
+        Raises:
+            UnknownLanguage: no such language, or its interpreter is not in the sandbox.
+            UnsafePath: `block.filename` leaves the workspace or crosses a symlink; nothing was written.
+        """
+
+    @abc.abstractmethod
+    async def cancel(self) -> None:
+        """Kill the block that is running, if any; its `run` returns verdict `cancelled`."""
+
+    @abc.abstractmethod
+    async def put(self, path: str, data: bytes) -> None:
+        """Write a file into the workspace, making directories as needed.
+
+        Raises:
+            UnsafePath: the path leaves the workspace, crosses a symlink or is no regular file.
+            FileTooLarge: larger than `limits.file_size`.
+        """
+
+    @abc.abstractmethod
+    async def get(self, path: str, *, max_bytes: int = DEFAULT_GET_BYTES) -> bytes:
+        """Read a regular file from the workspace.
+
+        Raises:
+            WorkspaceFileNotFound: there is none.
+            UnsafePath: the path leaves the workspace or is no regular file.
+            FileTooLarge: larger than `max_bytes`.
+        """
+
+    @abc.abstractmethod
+    async def restart(self) -> None:
+        """Replace the sandbox by a fresh one with the same workspace. Works after the sandbox was lost."""
+
+    @abc.abstractmethod
+    async def close(self) -> None:
+        """End everything inside and release what the executor holds. Closing twice has no effect."""
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,1 @@
+"""Mechanisms that hold a process on this machine."""

@@ -1,0 +1,186 @@
+"""bubblewrap: namespaces and a read-only view of the system, without root.
+
+bwrap has no policy of its own; everything it protects is in these arguments. They go through a descriptor and
+it starts with an empty environment, since /proc shows both of PID 1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from sandboxes.errors import SandboxStartError, SandboxUnavailable
+from sandboxes.isolation.interpreter import Interpreter
+from sandboxes.isolation.seccomp import compile_filter
+from sandboxes.types import Limits
+
+WORKSPACE = "/workspace"
+TMPFS = ("/tmp", "/dev/shm")  # noqa: S108 - inside the sandbox
+UID = 1000
+
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store")
+ETC = (
+    "/etc/alternatives",
+    "/etc/ca-certificates",
+    "/etc/fonts",
+    "/etc/java-17-openjdk",
+    "/etc/java-21-openjdk",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/localtime",
+    "/etc/mime.types",
+    "/etc/pki",
+    "/etc/R",
+    "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf",
+    "/etc/timezone",
+)
+ETC_NETWORK = ("/etc/hosts", "/etc/nsswitch.conf", "/etc/resolv.conf", "/etc/services")
+PASSWD = f"root:x:0:0:root:/nonexistent:/usr/sbin/nologin\nsandbox:x:{UID}:{UID}::/tmp:/bin/sh\n"
+GROUP = f"root:x:0:\nsandbox:x:{UID}:\n"
+
+INSTALL = (
+    "bubblewrap is not installed: type 'apt-get install bubblewrap' (Debian, Ubuntu), "
+    "'dnf install bubblewrap' (Fedora) or 'pacman -S bubblewrap' (Arch); "
+    "or ask for isolation='none', which is unsafe"
+)
+
+
+def find_bwrap() -> str:
+    """Return the path of bwrap.
+
+    Raises:
+        SandboxUnavailable: it is not installed; says what to type.
+    """
+    # Ubuntu's AppArmor profile allows user namespaces to this path only.
+    path = "/usr/bin/bwrap" if os.access("/usr/bin/bwrap", os.X_OK) else shutil.which("bwrap")
+    if path is None:
+        raise SandboxUnavailable(INSTALL)
+    return path
+
+
+class BwrapCommand:
+    """One start of bwrap: its argument list and the descriptors it reads.
+
+    Use as a context manager around the start; the descriptors are closed at its end.
+
+    Args:
+        interpreter: What the runner is started with.
+        workspace: Directory of this machine that becomes `/workspace`.
+        argv: What to run inside.
+        limits: Sizes of the memory-backed directories; the network.
+    """
+
+    def __init__(self, interpreter: Interpreter, workspace: Path, argv: Sequence[str], limits: Limits) -> None:
+        self._descriptors: list[int] = []
+        self.info, info = os.pipe()
+        self._descriptors.append(info)
+        arguments = [
+            *_namespaces(limits),
+            *("--seccomp", str(self._data(compile_filter()))),
+            *("--info-fd", str(info)),
+            *_file_view(limits),
+            *("--ro-bind-data", str(self._data(PASSWD.encode())), "/etc/passwd"),
+            *("--ro-bind-data", str(self._data(GROUP.encode())), "/etc/group"),
+            *_writable(interpreter, workspace, limits),
+        ]
+        packed = "".join(argument + "\0" for argument in arguments).encode(errors="surrogateescape")
+        self.argv = [find_bwrap(), "--args", str(self._data(packed)), "--", *argv]
+
+    def _data(self, content: bytes) -> int:
+        read, write = os.pipe()
+        try:
+            # All of these fit into a pipe; a longer one would block here for ever.
+            os.set_blocking(write, False)
+            if os.write(write, content) != len(content):
+                raise SandboxStartError("the arguments for bwrap are too long")
+        finally:
+            os.close(write)
+        self._descriptors.append(read)
+        return read
+
+    @property
+    def pass_fds(self) -> list[int]:
+        """Descriptors that bwrap inherits."""
+        return self._descriptors
+
+    def __enter__(self) -> BwrapCommand:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors = []
+
+
+def _namespaces(limits: Limits) -> Iterator[str]:
+    yield "--unshare-all"
+    yield "--unshare-user"  # also where we are root, and required by the next
+    yield "--disable-userns"
+    if limits.network:
+        yield "--share-net"
+    yield from ("--uid", str(UID), "--gid", str(UID), "--hostname", "sandbox")
+    yield from ("--cap-drop", "ALL", "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv")
+    yield from ("--setenv", "LANG", "C.UTF-8")
+
+
+def _file_view(limits: Limits) -> Iterator[str]:
+    for path in SYSTEM:
+        if os.path.islink(path):
+            yield from ("--symlink", os.readlink(path), path)
+        elif os.path.isdir(path):
+            yield from ("--ro-bind", path, path)
+    for path in (*ETC, *(ETC_NETWORK if limits.network else ())):
+        if os.path.exists(path):
+            # A link such as /etc/resolv.conf into /run is shown as what it leads to.
+            yield from ("--ro-bind", os.path.realpath(path), path)
+
+
+def _writable(interpreter: Interpreter, workspace: Path, limits: Limits) -> Iterator[str]:
+    yield from ("--proc", "/proc", "--dev", "/dev")
+    # Filling /tmp is running out of space; filling shared memory is using memory up.
+    yield from ("--size", str(max(limits.memory // 2, 1 << 20)), "--tmpfs", "/tmp")  # noqa: S108
+    yield from ("--size", str(limits.memory + (1 << 20)), "--tmpfs", "/dev/shm")  # noqa: S108
+    yield from ("--dir", "/var", "--symlink", "../tmp", "/var/tmp")  # noqa: S108
+    # After /tmp, since a virtual environment may lie there; before the workspace, see below.
+    for path in interpreter.paths():
+        if not any(Path(path).is_relative_to(system) for system in SYSTEM):
+            yield from ("--ro-bind", path, path)
+    yield from ("--bind", str(workspace), WORKSPACE)
+    # An interpreter that lies in the workspace must stay what it is. These mount points exist: bwrap must never
+    # make one inside a writable directory, where it could be led elsewhere (CVE-2026-87766).
+    inside = workspace.resolve()
+    for path in interpreter.paths():
+        real = Path(path).resolve()
+        if real.is_relative_to(inside):
+            yield from ("--ro-bind", str(real), str(WORKSPACE / real.relative_to(inside)))
+    yield from ("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", WORKSPACE)
+
+
+def read_info(descriptor: int) -> int | None:
+    """Return the id of PID 1 of the sandbox as this machine sees it, from what bwrap wrote; None if it failed."""
+    text = b""
+    while piece := os.read(descriptor, 4096):
+        text += piece
+        if text.rstrip().endswith(b"}"):
+            break
+    try:
+        return int(json.loads(text)["child-pid"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def explain(words: str) -> str:
+    """Return what to do about what bwrap printed when it failed."""
+    if "No permissions to create" in words or "Creating new namespace failed" in words or "uid map" in words:
+        return (
+            f"bubblewrap may not create namespaces here ({words}). On Ubuntu 24.04 and newer, type "
+            "'sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0' or install bubblewrap's AppArmor profile; "
+            "in a container, allow user namespaces (Docker: --security-opt seccomp=unconfined). "
+            "isolation='none' runs without any protection"
+        )
+    return f"bubblewrap failed: {words}"

@@ -1,0 +1,324 @@
+"""The host's end of the stream to a runner: one request at a time, and nothing that comes back is believed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NoReturn, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sandboxes.errors import (
+    FileTooLarge,
+    SandboxError,
+    SandboxLostError,
+    SandboxProtocolError,
+    SandboxStartError,
+    UnknownLanguage,
+    UnsafePath,
+    WorkspaceFileNotFound,
+)
+from sandboxes.runner import bootstrap_argv, bundle
+from sandboxes.runner.capture import HeadTail
+from sandboxes.runner.frames import (
+    CONTROL,
+    DATA,
+    KEPT_STDERR,
+    KEPT_STDOUT,
+    LIVE_STDERR,
+    LIVE_STDOUT,
+    Decoder,
+    FrameError,
+    decode_control,
+    encode_chunks,
+    encode_control,
+)
+from sandboxes.sandbox import ByteStream, Sandbox
+from sandboxes.types import Limits, OnOutput
+
+START_TIMEOUT = 60.0
+"""Seconds for a runner to say hello, its preloads included."""
+GRACE = 1.5
+"""Seconds after `wall_time` without a word from the runner, after which it counts as lost."""
+MAX_BANNER = 1 << 16
+"""Bytes that may come before the runner's first frame: a login banner, an entry point's chatter."""
+
+Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]
+Time = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _FileRecord(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    path: Annotated[str, Field(strict=True, max_length=20_000)]
+    size: Count
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
+
+
+class Report(BaseModel):
+    """What a runner says of a block, checked."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    op: Literal["result"]
+    verdict: Literal["ok", "failed", "timeout", "cpu_time", "memory", "disk", "cancelled"]
+    exit_code: Annotated[int, Field(strict=True, ge=0, le=255)] | None
+    signal: Annotated[int, Field(strict=True, ge=1, le=128)] | None
+    stdout_bytes: Count
+    stderr_bytes: Count
+    stdout_head: Count
+    stderr_head: Count
+    duration: Time
+    cpu_time: Time
+    peak_memory: Count
+    message: Annotated[str, Field(strict=True, max_length=2000)]
+    files: Annotated[list[_FileRecord], Field(max_length=1000)]
+
+
+class Outcome:
+    """A report and the output that was kept with it; `report` is None if the sandbox died before it came."""
+
+    def __init__(self, report: Report | None, stdout: bytes, stderr: bytes, live: Mapping[int, HeadTail]) -> None:
+        self.report = report
+        self.stdout = stdout
+        self.stderr = stderr
+        self.live = live
+
+
+class RunnerLink:
+    """A connection to one runner. After any `SandboxLostError` or `SandboxProtocolError` it is of no more use."""
+
+    def __init__(self, stream: ByteStream, limits: Limits) -> None:
+        self._stream = stream
+        self._limits = limits
+        self._decoder = Decoder()
+        self._frames: deque[tuple[int, bytes]] = deque()
+        self.hello: dict[str, Any] = {}
+
+    @classmethod
+    async def open(cls, sandbox: Sandbox, limits: Limits) -> Self:
+        """Launch a runner in a sandbox and wait until it is ready.
+
+        Raises:
+            SandboxUnavailable: the sandbox cannot be used on this machine.
+            SandboxStartError: it did not come up; carries what it printed.
+        """
+        stream = await sandbox.launch(bootstrap_argv(), limits)
+        link = cls(stream, limits)
+        try:
+            await link._start({**_DEFAULT_OPTIONS, **sandbox.runner_options()})
+        except BaseException:
+            await stream.close()
+            raise
+        return link
+
+    async def _start(self, options: dict[str, Any]) -> None:
+        token = secrets.token_hex(16)
+        config = {**options, "token": token, "limits": self._limits.model_dump()}
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                await self._stream.send(bundle(config))
+                await self._skip_banner(token.encode())
+                self.hello = await self._control()
+        except (OSError, SandboxLostError, SandboxProtocolError) as error:
+            # A dying launcher's last words may come a moment after its end of the stream is gone.
+            await self._stream.close()
+            words = self._stream.diagnosis() or str(error)
+            raise SandboxStartError(f"the sandbox did not come up: {words}") from None
+        except TimeoutError:
+            raise SandboxStartError(f"the sandbox did not come up within {START_TIMEOUT:g} s") from None
+        if self.hello.get("op") != "hello":
+            raise SandboxStartError(str(self.hello.get("message", "the runner did not greet"))[:2000])
+
+    async def _skip_banner(self, token: bytes) -> None:
+        seen = bytearray()
+        while (found := seen.find(token)) < 0:
+            if len(seen) > MAX_BANNER:
+                raise SandboxProtocolError("too much output before the runner's first word")
+            seen += await self._receive()
+        self._feed(bytes(seen[found + len(token) :]))
+
+    async def _receive(self) -> bytes:
+        data = await self._stream.receive()
+        if not data:
+            raise SandboxLostError("the sandbox is gone")
+        return data
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._frames.extend(self._decoder.feed(data))
+        except FrameError as error:
+            raise SandboxProtocolError(f"from the sandbox: {error}") from None
+
+    async def _next(self, seconds: float | None = None) -> tuple[int, bytes]:
+        while not self._frames:
+            if seconds is None:
+                self._feed(await self._receive())
+            else:
+                async with asyncio.timeout(seconds):
+                    self._feed(await self._receive())
+        return self._frames.popleft()
+
+    async def _control(self) -> dict[str, Any]:
+        kind, payload = await self._next()
+        if kind != CONTROL:
+            raise SandboxProtocolError("from the sandbox: an answer was expected")
+        return _object(payload)
+
+    async def _send(self, data: bytes) -> None:
+        try:
+            await self._stream.send(data)
+        except OSError as error:
+            raise SandboxLostError(f"the sandbox is gone: {error}") from None
+
+    async def run(
+        self, code: bytes, *, argv: list[str], suffix: str, filename: str | None, on_output: OnOutput | None
+    ) -> Outcome:
+        """Run a block; see `Executor.run`. On cancellation the block is dead when this raises."""
+        request = {"op": "run", "size": len(code), "argv": argv, "suffix": suffix, "live": on_output is not None}
+        if filename is not None:
+            request["filename"] = filename
+        outcome = Outcome(None, b"", b"", {LIVE_STDOUT: HeadTail(1 << 20), LIVE_STDERR: HeadTail(1 << 20)})
+        try:
+            await self._send(encode_control(request) + b"".join(encode_chunks(DATA, code)))
+            await self._collect(outcome, on_output)
+        except SandboxLostError:
+            return outcome
+        except SandboxError:
+            raise
+        except BaseException:
+            await uninterrupted(self._abandon())
+            raise
+        return outcome
+
+    async def _collect(self, outcome: Outcome, on_output: OnOutput | None) -> None:
+        deadline = time.monotonic() + self._limits.wall_time
+        kept = {KEPT_STDOUT: bytearray(), KEPT_STDERR: bytearray()}
+        while True:
+            try:
+                kind, payload = await self._next(GRACE + max(0.0, deadline - time.monotonic()))
+            except TimeoutError:
+                raise SandboxLostError("the runner does not answer") from None
+            if kind in outcome.live:
+                outcome.live[kind].feed(payload)
+                if on_output is not None:
+                    on_output("stdout" if kind == LIVE_STDOUT else "stderr", payload)
+            elif kind in kept:
+                kept[kind] += payload
+                if len(kept[kind]) > self._limits.output:
+                    raise SandboxProtocolError("from the sandbox: more output than the limit")
+            elif kind == CONTROL:
+                outcome.report = _report(payload)
+                outcome.stdout, outcome.stderr = bytes(kept[KEPT_STDOUT]), bytes(kept[KEPT_STDERR])
+                return
+            else:
+                raise SandboxProtocolError(f"from the sandbox: unexpected frame of kind {kind}")
+
+    async def _abandon(self) -> None:
+        """End the running block and read on to its report; failing that, end the sandbox."""
+        try:
+            await self.cancel()
+            async with asyncio.timeout(GRACE):
+                while (await self._next())[0] != CONTROL:
+                    pass
+        except (TimeoutError, SandboxError):
+            await self.close()
+
+    async def cancel(self) -> None:
+        """Ask the runner to end the running block."""
+        await self._send(encode_control({"op": "cancel"}))
+
+    async def put(self, path: str, data: bytes) -> None:
+        """Write a file; see `Executor.put`."""
+        await self._send(encode_control({"op": "put", "path": path, "size": len(data)}))
+        for frame in encode_chunks(DATA, data):
+            await self._send(frame)
+        _done(await self._control())
+
+    async def get(self, path: str, max_bytes: int) -> bytes:
+        """Read a file; see `Executor.get`."""
+        await self._send(encode_control({"op": "get", "path": path, "max_bytes": max_bytes}))
+        content = bytearray()
+        while True:
+            kind, payload = await self._next()
+            if kind == CONTROL:
+                _done(_object(payload))
+                return bytes(content)
+            content += payload
+            if kind != DATA or len(content) > max_bytes:
+                raise SandboxProtocolError("from the sandbox: not what was asked for")
+
+    async def close(self) -> None:
+        """End the runner and everything in its sandbox."""
+        await self._stream.close()
+
+
+_DEFAULT_OPTIONS: dict[str, Any] = {
+    "workspace": "/workspace",
+    "env": {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"},  # noqa: S108
+    "preload": [],
+    "tmpfs": [],
+    "private_users": False,
+}
+
+_REFUSALS: dict[str, type[SandboxError]] = {
+    "unsafe_path": UnsafePath,
+    "not_found": WorkspaceFileNotFound,
+    "too_large": FileTooLarge,
+    "no_interpreter": UnknownLanguage,
+    "io": SandboxError,
+}
+
+
+def _object(payload: bytes) -> dict[str, Any]:
+    try:
+        return decode_control(payload)
+    except FrameError as error:
+        raise SandboxProtocolError(f"from the sandbox: {error}") from None
+
+
+def _report(payload: bytes) -> Report:
+    try:
+        return Report.model_validate_json(payload)
+    except ValidationError as error:
+        message = _object(payload)
+        if message.get("op") in ("error", "fatal"):
+            _refuse(message)
+        raise SandboxProtocolError(f"from the sandbox: not a report: {error.error_count()} errors") from None
+
+
+def _refuse(message: dict[str, Any]) -> NoReturn:
+    text = str(message.get("message", ""))[:2000]
+    if message.get("op") == "fatal":
+        raise SandboxLostError(text)
+    raise _REFUSALS.get(str(message.get("kind")), SandboxError)(text)
+
+
+def _done(message: dict[str, Any]) -> None:
+    if message.get("op") in ("error", "fatal"):
+        _refuse(message)
+    if message != {"op": "done"}:
+        raise SandboxProtocolError(f"from the sandbox: unexpected answer {json.dumps(message)[:200]}")
+
+
+async def uninterrupted(work: Any) -> Any:
+    """Await something to its end even if the awaiting task is cancelled; then pass the cancellation on."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.done():
+                break
+            cancelled = True
+        except Exception:
+            break
+    if cancelled and not task.cancelled():
+        task.exception()
+        raise asyncio.CancelledError
+    return task.result()

@@ -1,0 +1,195 @@
+"""`LocalSandbox`: isolated by default, on Linux, without root and without a container engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from sandboxes.errors import SandboxStartError, SandboxUnavailable
+from sandboxes.executor import Executor
+from sandboxes.isolation import bwrap
+from sandboxes.isolation.cgroups import PidsGroup, pids_groups_usable
+from sandboxes.isolation.interpreter import Interpreter, find_interpreter
+from sandboxes.runner.files import remove_tree
+from sandboxes.sandbox import ByteStream, Sandbox
+from sandboxes.script import ScriptExecutor
+from sandboxes.stream import ProcessStream
+from sandboxes.types import Isolation, Limits
+
+IsolationName = Literal["auto", "bwrap", "landlock", "none"]
+
+
+class LocalSandbox(Sandbox):
+    """A place on this machine.
+
+    Args:
+        workspace: An existing directory, the only one that is writable inside; None makes one that is removed
+            at close.
+        isolation: `auto` and `bwrap` isolate with bubblewrap, and refuse to work without it. `none` is
+            unsafe: code runs with all your rights, only watched and cleaned up after.
+        python: Interpreter of the blocks, by path or name; None means the one that runs us, with its packages.
+        preload: Modules that Python blocks find already imported, e.g. `["numpy", "pandas"]`.
+        env: Variables that blocks see besides PATH, HOME and LANG. Nothing of ours is passed on.
+
+    Raises:
+        SandboxUnavailable: there is no such interpreter or directory.
+    """
+
+    def __init__(
+        self,
+        *,
+        workspace: Path | None = None,
+        isolation: IsolationName = "auto",
+        python: str | None = None,
+        preload: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        if isolation not in get_args(IsolationName):
+            raise ValueError(f"isolation={isolation!r}: choose from {', '.join(get_args(IsolationName))}")
+        if workspace is not None and not workspace.is_dir():
+            raise SandboxUnavailable(f"the workspace {workspace} is not a directory; make it first")
+        self._interpreter: Interpreter = find_interpreter(python)
+        self._tier = "none" if isolation == "none" else "landlock" if isolation == "landlock" else "bwrap"
+        self._own = workspace is None
+        self._workspace = None if workspace is None else workspace.resolve()
+        self._preload = list(preload)
+        self._env = dict(env or {})
+
+    @property
+    def workspace(self) -> Path:
+        """The workspace on this machine.
+
+        Raises:
+            SandboxUnavailable: it is a throw-away directory, and the sandbox was not started yet.
+        """
+        if self._workspace is None:
+            raise SandboxUnavailable("the workspace is made at the start")
+        return self._workspace
+
+    async def launch(self, argv: Sequence[str], limits: Limits) -> ByteStream:
+        if self._tier == "landlock":
+            raise SandboxUnavailable("isolation='landlock' is not available in this version; use 'bwrap'")
+        if self._tier == "bwrap" and not sys.platform.startswith("linux"):
+            raise SandboxUnavailable(
+                "the isolated local sandbox needs Linux; isolation='none' runs without any protection"
+            )
+        if self._workspace is None:
+            self._workspace = Path(tempfile.mkdtemp(prefix="agentexec-"))
+        command = [self._interpreter.executable, *argv[1:]]
+        if self._tier == "none":
+            return await ProcessStream.spawn(command, env={"LANG": "C.UTF-8"}, cwd=self._workspace)
+        return await self._launch_bwrap(command, limits)
+
+    async def _launch_bwrap(self, command: Sequence[str], limits: Limits) -> ByteStream:
+        group = PidsGroup.create(limits.processes + 2) if os.geteuid() == 0 else None
+        stream: ProcessStream | None = None
+        with bwrap.BwrapCommand(self._interpreter, self.workspace, command, limits) as start:
+            info = start.info
+            try:
+                stream = await BwrapStream.spawn(start.argv, env={}, pass_fds=start.pass_fds)
+            except BaseException:
+                os.close(info)
+                raise
+        assert isinstance(stream, BwrapStream)
+        stream.group = group
+        try:
+            pid = await asyncio.get_running_loop().run_in_executor(None, bwrap.read_info, info)
+            if pid is None:
+                await stream.close()
+                raise SandboxUnavailable(bwrap.explain(stream.diagnosis()))
+            if group is not None:
+                group.add(pid)
+        except OSError as error:
+            await stream.close()
+            raise SandboxStartError(f"the sandbox did not come up: {stream.diagnosis() or error}") from None
+        finally:
+            os.close(info)
+        return stream
+
+    def runner_options(self) -> Mapping[str, Any]:
+        isolated = self._tier != "none"
+        path = os.path.dirname(self._interpreter.executable)
+        cores = os.cpu_count() or 1
+        return {
+            "workspace": bwrap.WORKSPACE if isolated else str(self.workspace),
+            "env": {
+                "PATH": f"{path}:/usr/local/bin:/usr/bin:/bin",
+                "HOME": "/tmp" if isolated else str(self.workspace),  # noqa: S108
+                "LANG": "C.UTF-8",
+                "USER": "sandbox",
+                "PYTHONDONTWRITEBYTECODE": "1",
+                # A thread for each of 64 cores would be half of `processes`.
+                **({"OMP_NUM_THREADS": "16", "OPENBLAS_NUM_THREADS": "16"} if cores > 16 else {}),
+                **self._env,
+            },
+            "preload": self._preload,
+            "tmpfs": list(bwrap.TMPFS) if isolated else [],
+            "private_users": isolated,
+        }
+
+    def isolation(self, limits: Limits) -> Isolation:
+        shared = {
+            "wall_time": "runner",
+            "cpu_time": "runner's watcher and RLIMIT_CPU",
+            "memory": "runner's watcher",
+            "disk": "runner's watcher",
+            "file_size": "RLIMIT_FSIZE",
+            "open_files": "RLIMIT_NOFILE",
+            "output": "runner",
+        }
+        if self._tier == "none":
+            return Isolation(
+                tier="none",
+                mechanisms={**shared, "processes": "runner's watcher", "kill": "process tree walk"},
+                unenforced=() if limits.network else ("network",),
+            )
+        if os.geteuid() != 0:
+            processes = "RLIMIT_NPROC in a user namespace"
+        elif pids_groups_usable():
+            processes = "pids control group"
+        else:
+            processes = "runner's watcher"
+        return Isolation(
+            tier=self._tier,
+            mechanisms={
+                **shared,
+                "processes": processes,
+                "network": "shared with this machine" if limits.network else "network namespace",
+                "filesystem": "mount namespace, read-only but for the workspace and /tmp",
+                "system calls": "seccomp filter",
+                "kill": "PID namespace",
+            },
+        )
+
+    async def close(self) -> None:
+        if self._own and self._workspace is not None:
+            workspace, self._workspace = self._workspace, None
+            await asyncio.to_thread(remove_tree, str(workspace))
+
+
+class BwrapStream(ProcessStream):
+    """A stream to a bwrap, whose control group goes when it does."""
+
+    group: PidsGroup | None = None
+
+    async def close(self) -> None:
+        await super().close()
+        if self.group is not None:
+            with contextlib.suppress(OSError):
+                self.group.close()
+            self.group = None
+
+
+def local_executor(
+    arg: str | None, *, limits: Limits, workspace: Path | None, **options: Any
+) -> Executor:
+    """Entry point `local`; options are those of `LocalSandbox`, and `local:PYTHON` names the interpreter."""
+    if arg is not None:
+        options.setdefault("python", arg)
+    return ScriptExecutor(LocalSandbox(workspace=workspace, **options), limits)

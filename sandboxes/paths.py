@@ -1,0 +1,47 @@
+"""Workspace paths: relative, inside, and nothing clever."""
+
+from __future__ import annotations
+
+from sandboxes.errors import UnsafePath
+
+
+def workspace_path(path: str) -> str:
+    """Return `path` in normal form, relative to the workspace.
+
+    This is the lexical half of the check, done before anything is sent or written; the runner does the
+    other half inside the sandbox, where it refuses to follow symlinks.
+
+    Args:
+        path: As a model or a caller wrote it, e.g. `app/main.py` or `./data.csv`.
+
+    Raises:
+        UnsafePath: empty, absolute, leading `~`, a `..` component, a NUL, a directory, a backslash, or a
+            name that no file system takes.
+    """
+    def refuse(why: str) -> UnsafePath:
+        return UnsafePath(f"unsafe path {path[:200]!r}: {why}; use a path inside the workspace such as 'data/a.csv'")
+
+    if not path or path.isspace():
+        raise refuse("it is empty")
+    if "\0" in path:
+        raise refuse("it contains a NUL")
+    if "\\" in path:
+        raise refuse("it contains a backslash")
+    if path.startswith("/") or path[1:3] == ":/":
+        raise refuse("it is absolute")
+    if path.startswith("~"):
+        raise refuse("'~' is not expanded")
+    if path.endswith("/"):
+        raise refuse("it names a directory")
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise refuse("'..' leaves the directory")
+    if not parts or path.endswith("/."):
+        raise refuse("it names a directory")
+    try:
+        encoded = [part.encode() for part in parts]
+    except UnicodeEncodeError:
+        raise refuse("it is not valid Unicode") from None
+    if any(len(part) > 255 for part in encoded) or sum(map(len, encoded)) + len(encoded) > 4000:
+        raise refuse("it is too long")
+    return "/".join(parts)

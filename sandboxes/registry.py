@@ -1,0 +1,59 @@
+"""Executors by name. Built-ins come through the same door as plug-ins."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+from sandboxes.errors import UnknownExecutor
+from sandboxes.executor import Executor
+from sandboxes.types import Limits
+
+GROUP = "sandboxes.executors"
+
+
+class ExecutorFactory(Protocol):
+    """What an entry point in group `sandboxes.executors` is."""
+
+    def __call__(self, arg: str | None, *, limits: Limits, workspace: Path | None, **options: Any) -> Executor:
+        """Make an executor that is not started yet.
+
+        Args:
+            arg: What follows the colon in `NAME:ARG`.
+            limits: What each block may use.
+            workspace: The directory to work in; None makes one that is thrown away at close.
+            options: Backend-specific; a factory refuses what it does not know with a `TypeError`.
+        """
+
+
+def executor_names() -> list[str]:
+    """Return the names of all registered executors."""
+    return sorted({entry.name for entry in entry_points(group=GROUP)})
+
+
+def open_executor(
+    spec: str = "local",
+    *,
+    limits: Limits | None = None,
+    workspace: str | Path | None = None,
+    **options: Any,
+) -> Executor:
+    """Make the executor that a spec string names; use it as `async with open_executor(...) as executor`.
+
+    Args:
+        spec: `NAME` or `NAME:ARG`, e.g. `"local"` or `"docker:python:3.12-slim"`.
+        limits: What each block may use; the defaults suit most tasks.
+        workspace: An existing directory to work in; None makes one that is thrown away at close.
+        options: Passed to the backend, e.g. `preload=["numpy"]` or `isolation="none"` for `local`.
+
+    Raises:
+        UnknownExecutor: nothing is registered under that name; the message lists what is.
+    """
+    name, _, arg = spec.partition(":")
+    found = list(entry_points(group=GROUP, name=name))
+    if not found:
+        raise UnknownExecutor(f"no executor is called {name!r}; known are {', '.join(executor_names())}")
+    factory: ExecutorFactory = found[0].load()
+    directory = None if workspace is None else Path(workspace)
+    return factory(arg or None, limits=limits or Limits(), workspace=directory, **options)

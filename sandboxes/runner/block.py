@@ -1,0 +1,259 @@
+"""Runs one block: feeds it to a worker, reads its output, holds it to its limits, and ends all it started."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import resource
+import select
+import signal
+import sys
+import time
+from typing import Any, Dict, List, Tuple
+
+from . import linux
+from .capture import HeadTail
+from .channel import Channel, HostGone
+from .frames import (
+    CHUNK,
+    CONTROL,
+    KEPT_STDERR,
+    KEPT_STDOUT,
+    LIVE_STDERR,
+    LIVE_STDOUT,
+    FrameError,
+    decode_control,
+    encode,
+    encode_chunks,
+)
+from .spare import Spare
+from .watch import DiskMeter, Watch, megabytes
+from .worker import ENDED, EXEC_FAILED, job_bytes
+
+DRAIN = 0.2
+"""Seconds to wait for the rest of the output after everything was killed (only an escaped process can use them)."""
+NO_SPACE = (errno.EFBIG, errno.ENOSPC, errno.EDQUOT)
+NPROC_PER_NAMESPACE = (5, 14)
+"""Since Linux 5.14, RLIMIT_NPROC counts within the user namespace; before, all that the user has anywhere."""
+
+
+def block_rlimits(limits: Dict[str, Any], private_users: bool) -> List[Tuple[int, int]]:
+    """Return the (resource, value) pairs that a worker sets on itself."""
+    rlimits = [
+        # 1, not 0: a core pattern that is a pipe ignores 0, and treats 1 as "none" (kernel, fs/coredump.c).
+        (resource.RLIMIT_CORE, 1),
+        (resource.RLIMIT_FSIZE, limits["file_size"]),
+        (resource.RLIMIT_NOFILE, limits["open_files"]),
+    ]
+    if limits.get("cpu_time") is not None:
+        # The watcher counts the whole tree and is finer; this is for the case that it is starved.
+        rlimits.append((resource.RLIMIT_CPU, math.ceil(limits["cpu_time"]) + 1))
+    if private_users and _kernel() >= NPROC_PER_NAMESPACE:
+        rlimits.append((resource.RLIMIT_NPROC, limits["processes"] + 1))  # and the supervisor
+    return rlimits
+
+
+def _kernel() -> Tuple[int, int]:
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int("".join(filter(str.isdigit, minor)) or 0)
+
+
+class Block:
+    """One block on its way.
+
+    Args:
+        config: The runner's configuration.
+        channel: The host.
+        spare: The worker that becomes the block.
+        disk: Meter of the workspace.
+        live: Whether output is sent while the block runs.
+        wakeup: Descriptor that becomes readable when a child ends.
+    """
+
+    def __init__(
+        self, config: Dict[str, Any], channel: Channel, spare: Spare, disk: DiskMeter, live: bool, wakeup: int
+    ) -> None:
+        self._limits: Dict[str, Any] = config["limits"]
+        self._pid_namespace: bool = config["pid_namespace"]
+        self._channel = channel
+        self._spare = spare
+        self._live = live
+        self._wakeup = wakeup
+        self._status = -1
+        self._maxrss = 0
+        self._verdict = ""
+        self._message = ""
+        self._captures = {spare.stdout: HeadTail(self._limits["output"]), spare.stderr: HeadTail(self._limits["output"])}
+        self._live_kinds = {spare.stdout: LIVE_STDOUT, spare.stderr: LIVE_STDERR}
+        self._open = {spare.stdout, spare.stderr}
+        disk.begin()
+        self._disk = disk
+        self._watch = Watch(self._limits, self._pid_namespace, config["tmpfs"], disk)
+
+    def run(self, job: Dict[str, Any]) -> Dict[str, Any]:
+        """Run to the end; return the report without the files.
+
+        Raises:
+            HostGone: nobody waits for the result; the block is still running.
+        """
+        started = time.monotonic()
+        self._spare.start(job_bytes(job))
+        self._serve(started)
+        duration = time.monotonic() - started
+        self._kill()
+        self._drain()
+        return self._report(duration)
+
+    def _serve(self, started: float) -> None:
+        deadline = started + self._limits["wall_time"]
+        next_sample = started + self._watch.delay
+        while self._status < 0 and not self._verdict:
+            now = time.monotonic()
+            if now >= deadline:
+                self._end("timeout", "ran longer than %g s" % self._limits["wall_time"])
+                return
+            if now >= next_sample:
+                breach = self._watch.sample()
+                if breach is not None:
+                    self._end(*breach)
+                    return
+                next_sample = time.monotonic() + self._watch.delay
+            self._wait(max(0.0, min(deadline, next_sample) - time.monotonic()))
+
+    def _end(self, verdict: str, message: str) -> None:
+        self._verdict, self._message = verdict, message
+
+    def _wait(self, seconds: float) -> None:
+        poller = select.poll()
+        poller.register(self._wakeup, select.POLLIN)
+        poller.register(self._channel.reading, select.POLLIN)
+        if self._channel.pending_bytes:
+            poller.register(self._channel.writing, select.POLLOUT)
+        if not self._channel.full:
+            for stream in self._open:
+                poller.register(stream, select.POLLIN)
+        ready = dict(poller.poll(math.ceil(seconds * 1000)))
+        # Output first: what a block said before it ended belongs before its end.
+        for stream in [stream for stream in self._open if stream in ready]:
+            self._read(stream)
+        if self._channel.pending_bytes:
+            self._channel.flush()
+        if self._wakeup in ready:
+            self._clear_wakeup()
+            self._reap(os.WNOHANG)
+        if self._channel.reading in ready:
+            self._channel.read()
+            self._take_requests()
+
+    def _clear_wakeup(self) -> None:
+        try:
+            os.read(self._wakeup, 4096)
+        except BlockingIOError:
+            pass
+
+    def _take_requests(self) -> None:
+        while True:
+            kind, payload = self._channel.next_frame(wait=False)
+            if not kind:
+                return
+            try:
+                operation = decode_control(payload).get("op") if kind == CONTROL else None
+            except FrameError as error:
+                raise HostGone(str(error)) from None
+            if operation != "cancel":
+                raise HostGone("unexpected frame while a block runs")
+            self._end("cancelled", "cancelled by the caller")
+
+    def _read(self, stream: int) -> bool:
+        """Read what is there; return false at the end of the stream."""
+        for _ in range(16):
+            try:
+                data = os.read(stream, CHUNK)
+            except BlockingIOError:
+                return True
+            if not data:
+                self._open.discard(stream)
+                return False
+            self._captures[stream].feed(data)
+            if self._live:
+                self._channel.queue(encode(self._live_kinds[stream], data))
+                if self._channel.full:
+                    return True
+            if len(data) < 4096:
+                return True
+        return True
+
+    def _reap(self, options: int) -> bool:
+        """Collect ended children; return false once there are none left at all."""
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, options)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            if pid == self._spare.pid:
+                self._status = status
+                self._maxrss = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+    def _kill(self) -> None:
+        """End everything the block started. Again and again, since the last fork may just have happened."""
+        while True:
+            linux.signal_all(self._pid_namespace, signal.SIGKILL)
+            if not self._reap(0 if self._pid_namespace else os.WNOHANG):
+                return
+            time.sleep(0.0005)
+
+    def _drain(self) -> None:
+        end = time.monotonic() + DRAIN
+        for stream in list(self._open):
+            while stream in self._open:
+                poller = select.poll()
+                poller.register(stream, select.POLLIN)
+                left = end - time.monotonic()
+                if left <= 0 or not poller.poll(math.ceil(left * 1000)) or not self._read(stream):
+                    break
+                if self._channel.full:
+                    self._channel.flush_all()
+
+    def _report(self, duration: float) -> Dict[str, Any]:
+        exit_code, signal_number = linux.split_status(self._status)
+        page = self._spare.page
+        if page[0] == EXEC_FAILED:
+            self._end("failed", "could not start the interpreter: %s" % os.strerror(page[1]))
+        verdict = self._verdict or ("ok" if self._status == 0 else "failed")
+        if verdict == "failed":
+            verdict = self._blame(verdict, exit_code, signal_number)
+        out, err = self._captures[self._spare.stdout], self._captures[self._spare.stderr]
+        for kind, capture in ((KEPT_STDOUT, out), (KEPT_STDERR, err)):
+            for frame in encode_chunks(kind, capture.head() + capture.tail()):
+                self._channel.queue(frame)
+        killed = bool(self._verdict)
+        return {
+            "verdict": verdict,
+            "exit_code": None if signal_number or killed else exit_code,
+            "signal": int(signal.SIGKILL) if killed and not signal_number else signal_number or None,
+            "stdout_bytes": out.total,
+            "stderr_bytes": err.total,
+            "stdout_head": len(out.head()),
+            "stderr_head": len(err.head()),
+            "duration": duration,
+            "cpu_time": self._watch.cpu_time(),
+            "peak_memory": max(self._watch.peak_memory, self._maxrss),
+            "message": self._message,
+        }
+
+    def _blame(self, verdict: str, exit_code: int, signal_number: int) -> str:
+        """Tell a block that failed for want of space from one that failed by itself."""
+        page = self._spare.page
+        if signal_number == signal.SIGXFSZ or (page[0] == ENDED and page[1] == errno.EFBIG):
+            self._message = "a file reached the limit of %s" % megabytes(self._limits["file_size"])
+            return "disk"
+        if (page[0] == ENDED and page[1] in NO_SPACE) or self._watch.filled_up():
+            self._message = "no space left"
+            return "disk"
+        if signal_number == signal.SIGXCPU and self._limits.get("cpu_time") is not None:
+            self._message = "used %g s of CPU" % self._limits["cpu_time"]
+            return "cpu_time"
+        return verdict

@@ -1,0 +1,325 @@
+"""Files of the workspace, seen from inside: put, get, walk, list, remove.
+
+Paths are resolved component by component without following symlinks. Only regular files are opened, and
+those never in a way that could block, since everything in a workspace may have been put there by a block.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+Signature = Tuple[int, int, int, int]
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+MIN_FILE = 4096
+MAX_KNOWN = 20_000
+MAX_LISTED = 1_000
+MAX_HASHED = 256 << 20
+MAX_PATH = 4000
+
+
+class Refused(Exception):
+    """A request about a file that is not granted. `kind` is one of unsafe_path, not_found, too_large, io."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def refusal(error: OSError, path: str) -> Refused:
+    """Return what an `OSError` about a workspace path means to the caller."""
+    import errno
+
+    if error.errno == errno.ENOENT:
+        return Refused("not_found", "no file %r in the workspace" % path)
+    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+        return Refused("unsafe_path", "unsafe path %r: it crosses a symlink or a file" % path)
+    if error.errno in (errno.EISDIR, errno.ENXIO):
+        return Refused("unsafe_path", "unsafe path %r: it is not a regular file" % path)
+    return Refused("io", "%s: %s" % (path, error.strerror))
+
+
+def open_parent(root: int, path: str, make: bool = False) -> Tuple[int, str]:
+    """Return a descriptor of the directory that holds `path`, and the last component.
+
+    Raises:
+        Refused: a component is a symlink, no directory, or `..`.
+    """
+    *directories, name = path.split("/")
+    if path.startswith("/") or "\0" in path or any(part in ("", ".", "..") for part in (*directories, name)):
+        raise Refused("unsafe_path", "unsafe path %r" % path)
+    current = os.dup(root)
+    try:
+        for part in directories:
+            if make:
+                try:
+                    os.mkdir(part, 0o755, dir_fd=current)
+                except FileExistsError:
+                    pass
+            below = os.open(part, DIRECTORY, dir_fd=current)
+            os.close(current)
+            current = below
+    except OSError as error:
+        os.close(current)
+        raise refusal(error, path) from None
+    return current, name
+
+
+class Upload:
+    """Writes a file beside its place and moves it there when it is complete, so that no reader sees half of it."""
+
+    def __init__(self, root: int, path: str) -> None:
+        self.path = path
+        self._parent, self._name = open_parent(root, path, make=True)
+        self._temporary = ".upload-%s" % os.urandom(6).hex()
+        try:
+            self._check_target()
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._file = os.open(self._temporary, flags, 0o644, dir_fd=self._parent)
+        except OSError as error:
+            os.close(self._parent)
+            raise refusal(error, path) from None
+        except Refused:
+            os.close(self._parent)
+            raise
+
+    def _check_target(self) -> None:
+        try:
+            mode = os.stat(self._name, dir_fd=self._parent, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            return
+        if not stat.S_ISREG(mode):
+            raise Refused("unsafe_path", "unsafe path %r: it is not a regular file" % self.path)
+
+    def write(self, data: bytes) -> None:
+        """Append a piece."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._file, view) :]
+
+    def finish(self, keep: bool) -> None:
+        """Close; move the file to its place, or remove it."""
+        os.close(self._file)
+        try:
+            if keep:
+                os.replace(self._temporary, self._name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
+            else:
+                os.unlink(self._temporary, dir_fd=self._parent)
+        finally:
+            os.close(self._parent)
+
+
+def open_regular(root: int, path: str) -> int:
+    """Return a descriptor of a regular file with one name, for reading.
+
+    Raises:
+        Refused: there is none, or it is something else.
+    """
+    parent, name = open_parent(root, path)
+    try:
+        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+    except OSError as error:
+        raise refusal(error, path) from None
+    finally:
+        os.close(parent)
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        os.close(file)
+        raise Refused("unsafe_path", "unsafe path %r: it is not a regular file with one name" % path)
+    return file
+
+
+Entry = Tuple[int, str, str, os.stat_result]
+
+
+def walk(root: int) -> Iterator[Entry]:
+    """Yield (directory descriptor, name, path, lstat) of everything below `root`, directories after their content.
+
+    Holds two descriptors at any depth and no path that the kernel would have to resolve, so that a tree of
+    10,000 levels is no harder than a flat one. Paths end at `MAX_PATH` characters. Directories that were made
+    unreadable are made readable. A tree that is changed meanwhile may be seen in part.
+    """
+    current = os.open(".", DIRECTORY, dir_fd=root)
+    prefix = ""
+    levels: List[Tuple[str, List[Tuple[str, os.stat_result]], os.stat_result]] = []
+    todo: List[Tuple[str, os.stat_result]] = []
+    entered = True
+    try:
+        while True:
+            if entered:
+                todo = []
+                with os.scandir(current) as entries:
+                    for entry in entries:
+                        status = _lstat(entry)
+                        if status is None:
+                            continue
+                        if stat.S_ISDIR(status.st_mode):
+                            todo.append((entry.name, status))
+                        else:
+                            yield current, entry.name, prefix + entry.name, status
+            below = _enter(current, todo[-1][0]) if todo else None
+            entered = below is not None
+            if below is not None:
+                levels.append((prefix, todo, os.fstat(current)))
+                os.close(current)
+                current, prefix = below, (prefix + todo[-1][0] + "/")[:MAX_PATH]
+            elif todo:
+                todo.pop()
+            elif levels:
+                prefix, todo, expected = levels.pop()
+                above = os.open("..", DIRECTORY, dir_fd=current)
+                os.close(current)
+                current = above
+                if not os.path.samestat(os.fstat(current), expected):
+                    return  # the directory was moved while we were in it
+                name, status = todo.pop()
+                yield current, name, prefix + name, status
+            else:
+                return
+    finally:
+        os.close(current)
+
+
+def _lstat(entry: "os.DirEntry[str]") -> Optional[os.stat_result]:
+    try:
+        return entry.stat(follow_symlinks=False)
+    except OSError:
+        return None
+
+
+def _enter(current: int, name: str) -> Optional[int]:
+    for _ in range(2):
+        try:
+            return os.open(name, DIRECTORY, dir_fd=current)
+        except PermissionError:
+            try:
+                # Between lstat and here a block could put a symlink; the mode of what it points to would be
+                # a file of the sandbox's own, so nothing is gained.
+                os.chmod(name, 0o700, dir_fd=current)
+            except OSError:
+                return None
+        except OSError:
+            return None
+    return None
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory and all below it, however deep, wide or unreadable. What cannot be removed stays."""
+    try:
+        root = os.open(path, DIRECTORY)
+    except FileNotFoundError:
+        return
+    try:
+        os.fchmod(root, 0o700)
+        for directory, name, _, status in walk(root):
+            try:
+                if stat.S_ISDIR(status.st_mode):
+                    os.rmdir(name, dir_fd=directory)
+                else:
+                    os.unlink(name, dir_fd=directory)
+            except OSError:
+                continue
+    finally:
+        os.close(root)
+    try:
+        os.rmdir(path)
+    except OSError:
+        pass
+
+
+class Listing:
+    """Tells which files a block created or changed, by comparing with what was known before it.
+
+    A file counts if its change time, which no program can set, is not older than the block, and its
+    signature is not the one that was seen or uploaded before; the clock behind change times ticks only every
+    few milliseconds, so the time alone would also name files that were put there just before.
+    """
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._known: Dict[str, Signature] = {}
+        self.changed(since=1 << 62)
+
+    def learn(self, path: str) -> None:
+        """Remember a file that was put there by the host."""
+        try:
+            self._known[path] = _signature(os.stat(path, dir_fd=self._root, follow_symlinks=False))
+        except OSError:
+            self._known.pop(path, None)
+
+    def changed(self, since: int) -> List[Dict[str, Any]]:
+        """Return path, size and sha256 of what changed since a time (ns since the epoch), sorted by path.
+
+        Looks at `MAX_KNOWN` files at the most, and returns `MAX_LISTED` of them at the most.
+        """
+        known: Dict[str, Signature] = {}
+        found: List[str] = []
+        for directory, name, path, status in walk(self._root):
+            if len(known) >= MAX_KNOWN:
+                break
+            if not stat.S_ISREG(status.st_mode) or len(path) >= MAX_PATH:
+                continue
+            signature = _signature(status)
+            if status.st_ctime_ns >= since and signature != self._known.get(path):
+                if status.st_mode & (stat.S_ISUID | stat.S_ISGID):
+                    signature = _strip_setuid(directory, name) or signature
+                found.append(path)
+            known[path] = signature
+        self._known = known
+        budget = MAX_HASHED
+        listed = []
+        for path in sorted(found)[:MAX_LISTED]:
+            size = known[path][1]
+            record = _record(self._root, path, hashed=size <= budget)
+            if record is not None:
+                budget -= size
+                listed.append(record)
+        return listed
+
+
+def _signature(status: os.stat_result) -> Signature:
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _strip_setuid(directory: int, name: str) -> Optional[Signature]:
+    try:
+        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    except OSError:
+        return None
+    try:
+        os.fchmod(file, stat.S_IMODE(os.fstat(file).st_mode) & 0o777)
+        return _signature(os.fstat(file))
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+
+
+def _record(root: int, path: str, hashed: bool) -> Optional[Dict[str, Any]]:
+    try:
+        file = open_regular(root, path)
+    except Refused:
+        return None
+    try:
+        size = os.fstat(file).st_size
+        digest = _sha256(file) if hashed else None
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+    name = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return {"path": name, "size": size, "sha256": digest}
+
+
+def _sha256(file: int) -> str:
+    # Imported only where a block left a file: OpenSSL would be a third of an idle runner's memory.
+    # The interpreter's own prefix is read-only, so what is loaded here is what the host meant.
+    import hashlib
+
+    digest = hashlib.sha256()
+    while True:
+        piece = os.read(file, 1 << 18)
+        if not piece:
+            return digest.hexdigest()
+        digest.update(piece)

@@ -1,0 +1,89 @@
+"""The few Linux calls that Python's standard library does not offer, and the process tree."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Dict, List, Tuple
+
+PR_SET_DUMPABLE = 4
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def prctl(option: int, value: int) -> None:
+    """Call prctl(2). Does nothing on systems without it.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, "prctl(%d, %d): %s" % (option, value, os.strerror(error)))
+
+
+def processes(pid_namespace: bool) -> List[int]:
+    """Return the ids of all processes of the block: of the PID namespace, or below this process."""
+    if pid_namespace:
+        own = os.getpid()
+        return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != own]
+    parents = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                parents[int(name)] = stat_fields(int(name))[1]
+            except (OSError, ValueError, IndexError):
+                continue
+    return descendants(os.getpid(), parents)
+
+
+def descendants(root: int, parents: Dict[int, str]) -> List[int]:
+    """Return every process below `root`, given each one's parent id."""
+    children: Dict[int, List[int]] = {}
+    for pid, parent in parents.items():
+        children.setdefault(int(parent), []).append(pid)
+    found: List[int] = []
+    queue = [root]
+    while queue:
+        below = children.get(queue.pop(), [])
+        found += below
+        queue += below
+    return found
+
+
+def stat_fields(pid: int) -> List[str]:
+    """Return the fields of /proc/PID/stat after the name: state, ppid, … (proc(5) numbers them from 3)."""
+    with open("/proc/%d/stat" % pid, "rb") as file:
+        # The name may hold spaces and parentheses, so the fields start after the last one.
+        return file.read().rpartition(b")")[2].decode("ascii").split()
+
+
+def signal_all(pid_namespace: bool, number: int = signal.SIGKILL) -> None:
+    """Send a signal to every process of the block.
+
+    In a PID namespace of which this process is PID 1 that is one call, which nothing can dodge. Elsewhere the
+    tree is walked; `kill(-1)` there would end everything the user has.
+    """
+    if pid_namespace and os.getpid() == 1:
+        try:
+            os.kill(-1, number)
+        except ProcessLookupError:
+            pass
+        return
+    for pid in processes(False):
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def split_status(status: int) -> Tuple[int, int]:
+    """Return (exit status, 0) or (0, signal) of a wait status."""
+    if os.WIFSIGNALED(status):
+        return 0, os.WTERMSIG(status)
+    return os.WEXITSTATUS(status), 0

@@ -1,0 +1,67 @@
+"""A worker that is forked ahead, seen from the supervisor."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+from typing import Any
+
+from .worker import Worker
+
+F_SETPIPE_SZ = 1031
+PIPE_SIZE = 1 << 18
+"""A larger pipe lets a flood of output be read in fewer, larger pieces."""
+
+
+class Forked(Exception):
+    """Raised in the new process: unwinds the supervisor's stack, so that a block sees next to no frames of ours."""
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__("forked")
+        self.worker = worker
+
+
+class Spare:
+    """A forked process that waits for a job.
+
+    Attributes:
+        pid: Its process id.
+        stdout: Descriptor to read its standard output from; likewise `stderr`.
+        page: Memory shared with it, see `Worker`.
+    """
+
+    def __init__(self, workspace: int) -> None:
+        self.page: Any = mmap.mmap(-1, 4096)
+        job, self._job = os.pipe()
+        self.stdout, stdout = os.pipe()
+        self.stderr, stderr = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            raise Forked(Worker(job, stdout, stderr, self.page, workspace))
+        for descriptor in (job, stdout, stderr):
+            os.close(descriptor)
+        for descriptor in (self.stdout, self.stderr):
+            os.set_blocking(descriptor, False)
+            try:
+                fcntl.fcntl(descriptor, F_SETPIPE_SZ, PIPE_SIZE)
+            except OSError:  # the user's share of pipe memory is used up, or this is not Linux
+                pass
+
+    def start(self, job: bytes) -> None:
+        """Hand the job over. If the process has died meanwhile, its end status will say so."""
+        try:
+            with open(self._job, "wb", closefd=False) as file:
+                file.write(job)
+        except BrokenPipeError:
+            pass
+        finally:
+            os.close(self._job)
+            self._job = -1
+
+    def close(self) -> None:
+        """Release the descriptors."""
+        for descriptor in (self._job, self.stdout, self.stderr):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.page.close()

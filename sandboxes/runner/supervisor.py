@@ -1,0 +1,272 @@
+"""The runner's main loop: takes requests from the host and runs blocks one at a time.
+
+Wherever the sandbox has a PID namespace this is its PID 1: "kill everything" is then one call, nothing inside
+can signal it, and its end is the end of everything. It forks a warm worker ahead of each block.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import signal
+import sys
+import time
+from typing import Any, Dict, List, Optional
+
+from . import linux
+from .block import Block, block_rlimits
+from .channel import Channel, HostGone
+from .files import DIRECTORY, Listing, Refused, Upload, open_regular, refusal
+from .frames import CHUNK, DATA, encode
+from .spare import Forked, Spare
+from .watch import DiskMeter
+from .worker import Worker
+
+MAX_CODE = 64 << 20
+"""Bytes of code in one block."""
+SETTLE = 1.0
+"""Seconds for measuring the workspace after a block that wrote much."""
+
+
+class StartError(Exception):
+    """The runner cannot work here; the host is told why."""
+
+
+class Supervisor:
+    """Serves one host until it goes away.
+
+    Args:
+        config: `token`, `workspace`, `env`, `preload`, `tmpfs`, `limits`, `pid_namespace`, `private_users`.
+        channel: The host.
+    """
+
+    def __init__(self, config: Dict[str, Any], channel: Channel) -> None:
+        self._channel = channel
+        self._config = config
+        self._blocks = 0
+        self._spare: Optional[Spare] = None
+        config["pid_namespace"] = os.getpid() == 1
+        if not config["pid_namespace"]:
+            linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
+        linux.prctl(linux.PR_SET_DUMPABLE, 0)
+        os.environ.clear()
+        os.environ.update(config["env"])
+        self._wakeup = self._watch_children()
+        self._root = self._open_workspace(config["workspace"])
+        config["tmpfs"] = [path for path in config["tmpfs"] if os.path.ismount(path)]
+        self._preload(config["preload"])
+        self._listing = Listing(self._root)
+        self._disk = DiskMeter(self._root)
+        self._rlimits = block_rlimits(config["limits"], config["private_users"])
+
+    def _watch_children(self) -> int:
+        wakeup, write = os.pipe()
+        os.set_blocking(wakeup, False)
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        # A handler that does nothing: what counts is the byte in the pipe.
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        return wakeup
+
+    def _open_workspace(self, path: str) -> int:
+        try:
+            os.chdir(path)
+            return os.open(path, DIRECTORY & ~os.O_NOFOLLOW)
+        except OSError as error:
+            raise StartError("cannot use the workspace %s: %s" % (path, error.strerror)) from None
+
+    def _preload(self, modules: List[str]) -> None:
+        for name in modules:
+            try:
+                importlib.import_module(name)
+            except Exception as error:
+                raise StartError("cannot preload %r: %s: %s" % (name, type(error).__name__, error)) from None
+        gc.collect()
+        # What is loaded now is never looked at again by a worker's collector: no copies of its pages.
+        gc.freeze()
+
+    def serve(self) -> None:
+        """Answer requests until the host goes away.
+
+        Raises:
+            HostGone: the host went away.
+            Forked: in a new worker.
+        """
+        version = "%d.%d.%d" % sys.version_info[:3]
+        self._channel.send(
+            {"op": "hello", "python": version, "pid_namespace": self._config["pid_namespace"], "uid": os.getuid()}
+        )
+        operations = {"run": self._run, "put": self._put, "get": self._get, "cancel": self._ignore}
+        while True:
+            if self._spare is None:
+                self._spare = Spare(self._root)
+            request = self._channel.next_request()
+            operation = operations.get(request.get("op", ""))
+            if operation is None:
+                raise HostGone("unknown operation")
+            try:
+                operation(request)
+            except Refused as refused:
+                self._channel.send({"op": "error", "kind": refused.kind, "message": str(refused)})
+
+    def _ignore(self, request: Dict[str, Any]) -> None:
+        """A cancellation that came when its block had just ended."""
+
+    def _run(self, request: Dict[str, Any]) -> None:
+        size = int(request["size"])
+        if size > MAX_CODE:
+            raise HostGone("too much code")
+        code = bytearray()
+        while len(code) < size:
+            code += self._channel.next_data()
+        argv: List[str] = list(request["argv"])
+        if argv and not _which(argv[0]):
+            raise Refused("no_interpreter", "%s is not installed in this sandbox" % argv[0])
+        # The kernel's clock for change times; a change after this moment is never older.
+        since = time.clock_gettime_ns(getattr(time, "CLOCK_REALTIME_COARSE", time.CLOCK_REALTIME))
+        self._blocks += 1
+        filename = request.get("filename")
+        path = filename or ".block_%d_%s%s" % (self._blocks, os.urandom(3).hex(), request["suffix"])
+        self._write(path, bytes(code))
+        full_path = os.path.join(self._config["workspace"], path)
+        job = {
+            "argv": [word.replace("{file}", full_path) for word in argv],
+            "path": full_path,
+            "source": b"" if argv else bytes(code),
+            "rlimits": self._rlimits,
+        }
+        report = self._run_block(job, bool(request.get("live")))
+        if not filename:
+            self._remove(path)
+        self._disk.settle(SETTLE)
+        report["files"] = self._listing.changed(since)
+        self._blame_file_size(report)
+        self._channel.send(dict(report, op="result"))
+
+    def _run_block(self, job: Dict[str, Any], live: bool) -> Dict[str, Any]:
+        spare, self._spare = self._spare, None
+        assert spare is not None
+        try:
+            return Block(self._config, self._channel, spare, self._disk, live, self._wakeup).run(job)
+        finally:
+            spare.close()
+
+    def _blame_file_size(self, report: Dict[str, Any]) -> None:
+        """A program that is stopped by the file size limit in a process of its own leaves a file of that size."""
+        limit = self._config["limits"]["file_size"]
+        if report["verdict"] == "failed" and any(file["size"] == limit for file in report["files"]):
+            report["verdict"] = "disk"
+            report["message"] = "a file reached the limit of %d bytes" % limit
+
+    def _write(self, path: str, data: bytes) -> None:
+        try:
+            upload = Upload(self._root, path)
+            try:
+                upload.write(data)
+            except OSError:
+                upload.finish(keep=False)
+                raise
+            upload.finish(keep=True)
+        except OSError as error:
+            raise refusal(error, path) from None
+
+    def _remove(self, path: str) -> None:
+        try:
+            os.unlink(path, dir_fd=self._root)
+        except OSError:  # the block removed it, or replaced it
+            pass
+
+    def _put(self, request: Dict[str, Any]) -> None:
+        path, size = str(request["path"]), int(request["size"])
+        upload: Optional[Upload] = None
+        refused: Optional[Refused] = None
+        try:
+            upload = Upload(self._root, path)
+        except Refused as error:
+            refused = error
+        received = 0
+        while received < size:  # also when refused: the body is on its way
+            data = self._channel.next_data()
+            received += len(data)
+            if refused is None and upload is not None:
+                try:
+                    upload.write(data)
+                except OSError as error:
+                    refused = refusal(error, path)
+        if upload is not None:
+            try:
+                upload.finish(keep=refused is None)
+            except OSError as error:
+                refused = refused or refusal(error, path)
+        if refused is not None:
+            raise refused
+        self._listing.learn(path)
+        self._channel.send({"op": "done"})
+
+    def _get(self, request: Dict[str, Any]) -> None:
+        path, most = str(request["path"]), int(request["max_bytes"])
+        file = open_regular(self._root, path)
+        try:
+            size = os.fstat(file).st_size
+            if size > most:
+                raise Refused("too_large", "%r is %d bytes; max_bytes is %d" % (path, size, most))
+            sent = 0
+            while sent < size:  # a file that shrinks ends early, one that grows is cut
+                data = os.read(file, min(CHUNK, size - sent))
+                if not data:
+                    break
+                sent += len(data)
+                self._channel.queue(encode(DATA, data))
+                self._channel.flush_all()
+        finally:
+            os.close(file)
+        self._channel.send({"op": "done"})
+
+
+def _which(command: str) -> bool:
+    import shutil
+
+    return shutil.which(command) is not None
+
+
+def main(config: Dict[str, Any]) -> Worker:
+    """Serve the host; returns only in a forked worker, which is to be run by the caller."""
+    reading, writing = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)
+    # What was printed before our first frame (a login banner, say) ends where this token is.
+    os.write(writing, config["token"].encode())
+    channel = Channel(reading, writing)
+    try:
+        try:
+            supervisor = Supervisor(config, channel)
+        except StartError as error:
+            channel.send({"op": "fatal", "message": str(error)})
+            os._exit(1)
+        supervisor.serve()
+    except Forked as forked:
+        return forked.worker
+    except HostGone:
+        pass
+    except Exception as error:
+        try:
+            channel.send({"op": "fatal", "message": "runner: %s: %s" % (type(error).__name__, error)})
+        except HostGone:
+            pass
+    if os.getpid() != 1:
+        _end_tree()
+    os._exit(0)
+
+
+def _end_tree() -> None:
+    """End all descendants, where no PID namespace does it for us."""
+    while True:
+        linux.signal_all(False)
+        try:
+            os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        time.sleep(0.0005)

@@ -1,0 +1,274 @@
+"""The runner's own watcher: memory, processes and CPU time of the block's tree, and the workspace's size.
+
+It samples while a block runs, more often the closer a limit is, and costs nothing for a block that ends before
+the first sample. Memory is what the tree would free by dying: anonymous and shared pages, counted once however
+many processes map them, and files in memory-backed directories.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import stat
+import time
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+from .files import MIN_FILE, Entry, walk
+from .linux import processes, stat_fields
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+TICK = 1.0 / os.sysconf("SC_CLK_TCK")
+FILL_RATE = 4 << 30
+"""Bytes a second that one core can fill at the most; the next sample comes before the rest could be filled."""
+SHORTEST, LONGEST = 0.005, 0.05
+INODE = 1024
+"""What an empty file in a memory-backed directory costs the kernel, in bytes."""
+UNSEEN = 64 << 20
+
+Breach = Tuple[str, str]
+"""Verdict and message."""
+
+
+def children_cpu() -> float:
+    """Return CPU seconds of all children that were reaped so far, with theirs."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def megabytes(size: float) -> str:
+    """Return a size for people."""
+    return "%.0f MiB" % (size / (1 << 20))
+
+
+class Watch:
+    """Watches one block.
+
+    Attributes:
+        delay: Seconds until the next sample is due.
+        peak_memory: The highest sample so far, in bytes.
+    """
+
+    def __init__(self, limits: Dict[str, Any], pid_namespace: bool, tmpfs: List[str], disk: DiskMeter) -> None:
+        self._limits = limits
+        self._pid_namespace = pid_namespace
+        self._tmpfs = tmpfs
+        self._disk = disk
+        self._cpu_before = children_cpu()
+        self._shmem_before = _meminfo_shmem()
+        self._full_before = self._full()
+        self._cores = os.cpu_count() or 1
+        self.peak_memory = 0
+        self.delay = SHORTEST
+
+    def cpu_time(self) -> float:
+        """Return CPU seconds of the tree so far; exact once everything is reaped."""
+        return children_cpu() - self._cpu_before
+
+    def sample(self) -> Optional[Breach]:
+        """Look once; return the limit that is passed, if any."""
+        self.delay = LONGEST
+        tree = {}
+        for pid in processes(self._pid_namespace):
+            try:
+                tree[pid] = stat_fields(pid)
+            except (OSError, IndexError):
+                continue
+        breach = self._check_cpu(tree) or self._check_memory(tree) or self._check_processes(tree)
+        return breach or self._disk.check(self._limits["disk"])
+
+    def _again_in(self, seconds: float) -> None:
+        self.delay = min(self.delay, max(SHORTEST, seconds))
+
+    def _check_cpu(self, tree: Dict[int, List[str]]) -> Optional[Breach]:
+        limit = self._limits.get("cpu_time")
+        if limit is None:
+            return None
+        # Fields 14 to 17 of proc(5): user and system time, of the process and of the children it waited for.
+        used = self.cpu_time() + TICK * sum(int(field) for stat in tree.values() for field in stat[11:15])
+        self._again_in((limit - used) / self._cores)
+        if used < limit:
+            return None
+        return "cpu_time", "used %.2f s of CPU; the limit is %g s" % (used, limit)
+
+    def _check_memory(self, tree: Dict[int, List[str]]) -> Optional[Breach]:
+        limit = self._limits["memory"]
+        used = PAGE * sum(int(stat[21]) for stat in tree.values())  # field 24: resident pages
+        files = _tmpfs_used(self._tmpfs)
+        unseen = _meminfo_shmem() - self._shmem_before - files
+        if used + files > limit or unseen > UNSEEN:
+            # Resident pages count what is shared once for each process, and do not count memory files that
+            # nobody maps; so before anybody is killed, look exactly.
+            used = self._exact_memory(tree)
+        used += files
+        self.peak_memory = max(self.peak_memory, used)
+        self._again_in((limit - used) / (FILL_RATE * self._cores))
+        if used <= limit:
+            return None
+        return "memory", "used %s of memory; the limit is %s" % (megabytes(used), megabytes(limit))
+
+    def _exact_memory(self, tree: Dict[int, List[str]]) -> int:
+        private = shared = 0
+        memfds: Dict[Tuple[int, int], int] = {}
+        for pid, fields in tree.items():
+            try:
+                mapped = _smaps(pid)
+            except OSError:  # it made itself undumpable
+                private += PAGE * int(fields[21])
+                continue
+            private += mapped[0]
+            shared += mapped[1]
+            memfds.update(_memfds(pid))
+        return private + max(shared, sum(memfds.values())) + _sysv_shared(self._pid_namespace)
+
+    def _check_processes(self, tree: Dict[int, List[str]]) -> Optional[Breach]:
+        limit = self._limits["processes"]
+        count = sum(int(stat[17]) for stat in tree.values())  # field 20: threads
+        # Where the kernel caps the count, it never passes the limit; elsewhere this is all there is.
+        if count <= limit:
+            return None
+        return "failed", "ran %d processes and threads; the limit is %d" % (count, limit)
+
+    def filled_up(self) -> bool:
+        """Whether a memory-backed directory is full to the brim, and was not before the block."""
+        return self._full() and not self._full_before
+
+    def _full(self) -> bool:
+        for path in self._tmpfs:
+            usage = os.statvfs(path)
+            if usage.f_blocks and (usage.f_bavail * usage.f_frsize < MIN_FILE or usage.f_favail == 0):
+                return True
+        return False
+
+
+class DiskMeter:
+    """Measures what a directory holds, a slice at a time, so that a million files hold nobody up."""
+
+    SLICE = 0.004
+    PAUSE = 10
+    """Time between two measurements, as a multiple of what one takes."""
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._walk: Optional[Iterator[Entry]] = None
+        self._sum = 0
+        self._tolerated = 0
+        self._busy = 0.0
+        self._next = 0.0
+        self._free = self._free_bytes()
+
+    def _free_bytes(self) -> int:
+        usage = os.statvfs(self._root)
+        return usage.f_bfree * usage.f_frsize
+
+    def begin(self) -> None:
+        """A block begins. What is there already is not its doing: it may go on, and clean up, but not add."""
+        self._tolerated = self._sum
+        self._free = self._free_bytes()
+
+    def check(self, limit: int) -> Optional[Breach]:
+        """Measure for a slice of time; return whether the block made the directory larger than it may be."""
+        self._look(self.SLICE)
+        if self._sum <= max(limit, self._tolerated):
+            return None
+        return "disk", "the workspace holds %s; the limit is %s" % (megabytes(self._sum), megabytes(limit))
+
+    def settle(self, seconds: float) -> None:
+        """A block ended: if it used much space, measure to the end, within a bound."""
+        if self._walk is not None or self._free - self._free_bytes() > UNSEEN:
+            self._walk, self._next = None, 0.0
+            self._look(seconds)
+
+    def _look(self, seconds: float) -> None:
+        now = time.monotonic()
+        if self._walk is None:
+            if now < self._next:
+                return
+            self._walk, self._sum, self._busy = walk(self._root), 0, 0.0
+        end = now + seconds
+        try:
+            for count, (_, _, _, status) in enumerate(self._walk):
+                # Holes do not count, names do: an empty file is not free.
+                self._sum += max(MIN_FILE, status.st_blocks * 512)
+                if count % 64 == 63 and time.monotonic() > end:
+                    break
+            else:
+                self._walk = None
+        except OSError:
+            self._walk = None
+        self._busy += time.monotonic() - now
+        if self._walk is None:
+            self._next = now + self._busy * self.PAUSE
+
+
+def _tmpfs_used(paths: List[str]) -> int:
+    used = 0
+    for path in paths:
+        try:
+            usage = os.statvfs(path)
+        except OSError:
+            continue
+        used += (usage.f_blocks - usage.f_bfree) * usage.f_frsize + (usage.f_files - usage.f_ffree) * INODE
+    return used
+
+
+def _meminfo_shmem() -> int:
+    """Return the whole machine's shared memory: its growth hints at memory that no process maps."""
+    try:
+        with open("/proc/meminfo", "rb") as file:
+            for line in file:
+                if line.startswith(b"Shmem:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def _smaps(pid: int) -> Tuple[int, int]:
+    """Return bytes of private memory, and of shared memory without a name; each page divided by its users.
+
+    Files in memory-backed directories and System V segments are counted where they are, mapped or not.
+    """
+    private = shared = pss = 0
+    nameless = False
+    with open("/proc/%d/smaps" % pid, "rb") as file:
+        for line in file:
+            if line.startswith(b"Pss:"):
+                pss = int(line.split()[1]) * 1024
+                if nameless:
+                    shared += pss
+            elif line.startswith(b"Anonymous:") and not nameless:
+                private += min(pss, int(line.split()[1]) * 1024)
+            elif line[:1] in b"0123456789abcdef" and b"-" in line[:20]:
+                fields = line.split(None, 5)
+                nameless = len(fields) > 5 and fields[5].startswith((b"/dev/zero", b"/memfd:"))
+    return private, shared
+
+
+def _memfds(pid: int) -> Dict[Tuple[int, int], int]:
+    """Return device and inode to bytes of the nameless memory files that a process holds open."""
+    found = {}
+    try:
+        names = os.listdir("/proc/%d/fd" % pid)
+    except OSError:
+        return {}
+    for name in names:
+        path = "/proc/%d/fd/%s" % (pid, name)
+        try:
+            if os.readlink(path).startswith("/memfd:"):
+                status = os.stat(path)
+                if stat.S_ISREG(status.st_mode):
+                    found[status.st_dev, status.st_ino] = status.st_blocks * 512
+        except OSError:
+            continue
+    return found
+
+
+def _sysv_shared(pid_namespace: bool) -> int:
+    """Return bytes of System V shared memory, where the namespace holds only the block's own."""
+    if not pid_namespace:
+        return 0
+    try:
+        with open("/proc/sysvipc/shm", "rb") as file:
+            return sum(int(line.split()[14]) for line in file.readlines()[1:])
+    except (OSError, IndexError, ValueError):
+        return 0

@@ -1,0 +1,71 @@
+"""The contract of an isolated place. Give a byte stream; limits, streaming and files come for free."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sandboxes.types import Isolation, Limits
+
+
+class ByteStream(abc.ABC):
+    """A two-way stream of bytes to a `python3` that was started inside a sandbox."""
+
+    @abc.abstractmethod
+    async def receive(self) -> bytes:
+        """Wait for some bytes (at most 1 MiB); `b""` means that the other end is gone. Must survive cancellation."""
+
+    @abc.abstractmethod
+    async def send(self, data: bytes) -> None:
+        """Send all of `data`, waiting while the other end is slow.
+
+        Raises:
+            OSError: the other end is gone.
+        """
+
+    @abc.abstractmethod
+    async def close(self) -> None:
+        """End the other end and everything it started, and wait until it is gone. Never raises for a dead one."""
+
+    def diagnosis(self) -> str:
+        """What the launcher printed, for error messages (a stream without standard error has nothing to say)."""
+        return ""
+
+
+class Sandbox(abc.ABC):
+    """An isolated place with a size.
+
+    The one method that matters is `launch`. A complete backend over SSH, as an example, is a `Sandbox` whose
+    `launch` returns `await ProcessStream.spawn(["ssh", host, shlex.join(argv)])`.
+    """
+
+    @abc.abstractmethod
+    async def launch(self, argv: Sequence[str], limits: Limits) -> ByteStream:
+        """Start `argv` (a Python 3.8+ and its arguments) inside, and return its stdin and stdout as a stream.
+
+        Args:
+            argv: `["python3", "-I", "-c", …]`. A backend may replace the first word by the interpreter it has.
+            limits: What the place should hold to by its own means; the runner enforces the rest inside.
+
+        Raises:
+            SandboxUnavailable: cannot be used on this machine; say what to type.
+            SandboxStartError: did not come up.
+        """
+
+    def runner_options(self) -> Mapping[str, Any]:
+        """What the runner should know about the place.
+
+        - `workspace`: directory inside the sandbox in which blocks run (`/workspace`).
+        - `env`: environment of the blocks; nothing of the host's is added.
+        - `preload`: modules that Python blocks find already imported.
+        - `tmpfs`: memory-backed directories, which count as memory.
+        """
+        return {}
+
+    @abc.abstractmethod
+    def isolation(self, limits: Limits) -> Isolation:
+        """What enforces each limit here, apart from what the runner adds."""
+
+    async def close(self) -> None:
+        """Release what the place holds beyond its launched streams, e.g. a throw-away workspace."""

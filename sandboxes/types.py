@@ -1,0 +1,193 @@
+"""The values that cross the executor contract: what to run, within which limits, and what came of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Verdict = Literal["ok", "failed", "timeout", "cpu_time", "memory", "disk", "cancelled", "lost"]
+"""One word for what came of a block, with the same meaning on every backend:
+
+ok          exit status 0
+failed      the program's own doing: non-zero exit status, uncaught exception, a signal we did not send
+timeout     `wall_time` passed; everything was killed, partial output is kept
+cpu_time    `cpu_time` was used up
+memory      ended because of the memory limit, however it is enforced
+disk        ended because of the `disk` or `file_size` limit: killed for it, or failed after it refused space
+cancelled   the caller cancelled
+lost        the sandbox died under this block
+"""
+
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+
+Stream = Literal["stdout", "stderr"]
+OnOutput = Callable[[Stream, bytes], None]
+"""Called as output is written, with raw bytes that may end inside a UTF-8 character. Must not block."""
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", re.IGNORECASE)
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def parse_size(value: object) -> int:
+    """Turn `512`, `"512M"`, `"1.5GiB"` or `"64k"` into bytes (multiples of 1024).
+
+    Raises:
+        ValueError: not a size; the message shows the accepted forms.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f'not a size: {value!r} (write bytes, or like "512M", "1.5G", "64k")')
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0, le=1 << 50)]
+Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
+
+
+class Limits(BaseModel):
+    """What one block may use. Times in seconds, sizes in bytes (or strings such as `"512M"`).
+
+    Attributes:
+        wall_time: Seconds from start to end of a block.
+        cpu_time: CPU seconds of the block's whole process tree; None leaves it to `wall_time`.
+        memory: Bytes the whole tree may hold, files in /tmp and /dev/shm included.
+        processes: Processes and threads of the block at any one time.
+        disk: Bytes the workspace may hold; every file counts as at least 4 KiB.
+        file_size: Bytes of any single file.
+        open_files: Open descriptors of any single process.
+        output: Bytes kept of stdout and of stderr each: half from the head, half from the tail.
+        network: Whether the block may reach a network at all.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    wall_time: Seconds = 60.0
+    cpu_time: Seconds | None = None
+    memory: Size = 1 << 30
+    processes: Annotated[int, Field(ge=1, le=1 << 20)] = 128
+    disk: Size = 1 << 30
+    file_size: Size = 256 << 20
+    open_files: Annotated[int, Field(ge=16, le=1 << 20)] = 1024
+    output: Size = 1 << 20
+    network: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CodeBlock:
+    """Code to run.
+
+    Attributes:
+        code: The source text.
+        language: A name or alias from the language table.
+        filename: Where the code is saved in the workspace, and stays; None runs it from a file of the
+            executor's own that is removed afterwards.
+    """
+
+    code: str
+    language: str = "python"
+    filename: str | None = None
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class WorkspaceFile(_Frozen):
+    """A regular file that a block created or changed.
+
+    Attributes:
+        path: Relative to the workspace, with `/` separators. Bytes that are not UTF-8 are escaped as `\\xNN`.
+        size: Bytes.
+        sha256: Hex digest, or None where the files of one block exceeded what is hashed (256 MiB in all).
+        media_type: Guessed from the name, never from the content.
+    """
+
+    path: str
+    size: int
+    sha256: str | None = None
+    media_type: str = "application/octet-stream"
+
+
+class Display(_Frozen):
+    """A rich output of a kernel: one object in several representations.
+
+    Attributes:
+        data: MIME type to text; binary types are base64.
+        metadata: As the kernel sent it.
+    """
+
+    data: Mapping[str, str]
+    metadata: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class ErrorInfo(_Frozen):
+    """An exception that a kernel reported."""
+
+    name: str
+    message: str
+    traceback: str = ""
+
+
+class Isolation(_Frozen):
+    """What really holds a block on this machine.
+
+    Attributes:
+        tier: `bwrap`, `landlock`, `docker`, `none` or a backend's own word.
+        mechanisms: Field of `Limits`, or an aspect such as `filesystem`, to the mechanism that enforces it.
+        unenforced: Limits that nothing enforces here.
+    """
+
+    tier: str
+    mechanisms: Mapping[str, str] = Field(default_factory=dict)
+    unenforced: tuple[str, ...] = ()
+
+
+class Result(_Frozen):
+    """What came of a block. A block that fails is a result, never an exception.
+
+    Attributes:
+        verdict: See `Verdict`.
+        exit_code: The main process's exit status, or None if it ended by a signal or never ended.
+        signal: Number of the signal that ended it, or None.
+        stdout: Kept output as text; invalid UTF-8 is replaced, an omission is marked where it is.
+        stderr: Likewise.
+        stdout_bytes: Bytes the block wrote in all.
+        stderr_bytes: Likewise.
+        truncated: Whether some output was left out of `stdout` or `stderr`.
+        duration: Wall-clock seconds.
+        cpu_time: CPU seconds (user and system) of the whole tree, or None if unknown.
+        peak_memory: Highest memory seen in the whole tree, in bytes, or None if unknown.
+        files: Files created or changed in the workspace (at most 1,000).
+        displays: Rich outputs (kernels).
+        error: The exception that ended the cell (kernels).
+        isolation: What enforced the limits.
+        message: For people: why the verdict is what it is, e.g. which limit was passed and by how much.
+    """
+
+    verdict: Verdict
+    exit_code: int | None = None
+    signal: int | None = None
+    stdout: str = ""
+    stderr: str = ""
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+    truncated: bool = False
+    duration: float = 0.0
+    cpu_time: float | None = None
+    peak_memory: int | None = None
+    files: tuple[WorkspaceFile, ...] = ()
+    displays: tuple[Display, ...] = ()
+    error: ErrorInfo | None = None
+    isolation: Isolation = Isolation(tier="unknown")
+    message: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the verdict is `ok`."""
+        return self.verdict == "ok"
