@@ -28,7 +28,7 @@ from .frames import (
     encode_chunks,
 )
 from .spare import Spare
-from .watch import DiskMeter, Watch, megabytes
+from .watch import Watch, megabytes
 from .worker import ENDED, EXEC_FAILED, job_bytes
 
 DRAIN = 0.2
@@ -66,13 +66,13 @@ class Block:
         config: The runner's configuration.
         channel: The host.
         spare: The worker that becomes the block.
-        disk: Meter of the workspace.
+        watch: The watcher that was made with it.
         live: Whether output is sent while the block runs.
         wakeup: Descriptor that becomes readable when a child ends.
     """
 
     def __init__(
-        self, config: Dict[str, Any], channel: Channel, spare: Spare, disk: DiskMeter, live: bool, wakeup: int
+        self, config: Dict[str, Any], channel: Channel, spare: Spare, watch: Watch, live: bool, wakeup: int
     ) -> None:
         self._limits: Dict[str, Any] = config["limits"]
         self._pid_namespace: bool = config["pid_namespace"]
@@ -87,9 +87,11 @@ class Block:
         self._captures = {spare.stdout: HeadTail(self._limits["output"]), spare.stderr: HeadTail(self._limits["output"])}
         self._live_kinds = {spare.stdout: LIVE_STDOUT, spare.stderr: LIVE_STDERR}
         self._open = {spare.stdout, spare.stderr}
-        disk.begin()
-        self._disk = disk
-        self._watch = Watch(self._limits, self._pid_namespace, config["tmpfs"], disk)
+        self._watch = watch
+        self._poller = select.poll()
+        for descriptor in (wakeup, channel.reading, spare.stdout, spare.stderr):
+            self._poller.register(descriptor, select.POLLIN)
+        self._paused = False
 
     def run(self, job: Dict[str, Any]) -> Dict[str, Any]:
         """Run to the end; return the report without the files.
@@ -125,15 +127,9 @@ class Block:
         self._verdict, self._message = verdict, message
 
     def _wait(self, seconds: float) -> None:
-        poller = select.poll()
-        poller.register(self._wakeup, select.POLLIN)
-        poller.register(self._channel.reading, select.POLLIN)
-        if self._channel.pending_bytes:
-            poller.register(self._channel.writing, select.POLLOUT)
-        if not self._channel.full:
-            for stream in self._open:
-                poller.register(stream, select.POLLIN)
-        ready = dict(poller.poll(math.ceil(seconds * 1000)))
+        if self._channel.pending_bytes or self._paused:
+            self._pause()
+        ready = dict(self._poller.poll(math.ceil(seconds * 1000)))
         # Output first: what a block said before it ended belongs before its end.
         for stream in [stream for stream in self._open if stream in ready]:
             self._read(stream)
@@ -145,6 +141,20 @@ class Block:
         if self._channel.reading in ready:
             self._channel.read()
             self._take_requests()
+
+    def _pause(self) -> None:
+        """Wait for the host too, while something waits for it; and do not read more than it takes."""
+        channel = self._channel
+        waiting = select.POLLOUT if channel.pending_bytes else 0
+        if channel.writing == channel.reading:
+            self._poller.register(channel.reading, select.POLLIN | waiting)
+        elif waiting:
+            self._poller.register(channel.writing, waiting)
+        elif self._paused:
+            self._poller.unregister(channel.writing)
+        for stream in self._open:
+            self._poller.register(stream, 0 if channel.full else select.POLLIN)
+        self._paused = bool(channel.pending_bytes)
 
     def _clear_wakeup(self) -> None:
         try:
@@ -174,6 +184,7 @@ class Block:
                 return True
             if not data:
                 self._open.discard(stream)
+                self._poller.unregister(stream)
                 return False
             self._captures[stream].feed(data)
             if self._live:
@@ -199,11 +210,13 @@ class Block:
 
     def _kill(self) -> None:
         """End everything the block started. Again and again, since the last fork may just have happened."""
-        while True:
+        # Who has no child left has no descendant: orphans become children of PID 1, or of the subreaper.
+        while self._reap(os.WNOHANG):
             linux.signal_all(self._pid_namespace, signal.SIGKILL)
-            if not self._reap(0 if self._pid_namespace else os.WNOHANG):
+            if not self._pid_namespace:
+                time.sleep(0.0005)
+            elif not self._reap(0):
                 return
-            time.sleep(0.0005)
 
     def _drain(self) -> None:
         end = time.monotonic() + DRAIN

@@ -66,6 +66,26 @@ def open_parent(root: int, path: str, make: bool = False) -> Tuple[int, str]:
     return current, name
 
 
+def write_new(root: int, name: str, data: bytes) -> None:
+    """Write a file that must not exist yet, directly in `root`.
+
+    Raises:
+        OSError: it exists, as a symlink perhaps, or there is no space.
+    """
+    file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=root)
+    try:
+        write_all(file, data)
+    finally:
+        os.close(file)
+
+
+def write_all(file: int, data: bytes) -> None:
+    """Write all of `data`."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
+
+
 class Upload:
     """Writes a file beside its place and moves it there when it is complete, so that no reader sees half of it."""
 
@@ -94,9 +114,7 @@ class Upload:
 
     def write(self, data: bytes) -> None:
         """Append a piece."""
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._file, view) :]
+        write_all(self._file, data)
 
     def finish(self, keep: bool) -> None:
         """Close; move the file to its place, or remove it."""

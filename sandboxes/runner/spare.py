@@ -7,6 +7,7 @@ import mmap
 import os
 from typing import Any
 
+from .files import write_all
 from .worker import Worker
 
 F_SETPIPE_SZ = 1031
@@ -51,8 +52,7 @@ class Spare:
     def start(self, job: bytes) -> None:
         """Hand the job over. If the process has died meanwhile, its end status will say so."""
         try:
-            with open(self._job, "wb", closefd=False) as file:
-                file.write(job)
+            write_all(self._job, job)
         except BrokenPipeError:
             pass
         finally:

@@ -12,15 +12,15 @@ import os
 import signal
 import sys
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from . import linux
 from .block import Block, block_rlimits
 from .channel import Channel, HostGone
-from .files import DIRECTORY, Listing, Refused, Upload, open_regular, refusal
+from .files import DIRECTORY, Listing, Refused, Upload, open_regular, refusal, write_new
 from .frames import CHUNK, DATA, encode
 from .spare import Forked, Spare
-from .watch import DiskMeter
+from .watch import DiskMeter, Watch
 from .worker import Worker
 
 MAX_CODE = 64 << 20
@@ -45,7 +45,8 @@ class Supervisor:
         self._channel = channel
         self._config = config
         self._blocks = 0
-        self._spare: Optional[Spare] = None
+        self._ahead: Optional[Tuple[Spare, Watch]] = None
+        self._token = os.urandom(3).hex()
         config["pid_namespace"] = os.getpid() == 1
         if not config["pid_namespace"]:
             linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
@@ -99,8 +100,10 @@ class Supervisor:
         )
         operations = {"run": self._run, "put": self._put, "get": self._get, "cancel": self._ignore}
         while True:
-            if self._spare is None:
-                self._spare = Spare(self._root)
+            if self._ahead is None:
+                spare = Spare(self._root)
+                limits, tmpfs = self._config["limits"], self._config["tmpfs"]
+                self._ahead = spare, Watch(limits, self._config["pid_namespace"], tmpfs, self._disk)
             request = self._channel.next_request()
             operation = operations.get(request.get("op", ""))
             if operation is None:
@@ -127,8 +130,8 @@ class Supervisor:
         since = time.clock_gettime_ns(getattr(time, "CLOCK_REALTIME_COARSE", time.CLOCK_REALTIME))
         self._blocks += 1
         filename = request.get("filename")
-        path = filename or ".block_%d_%s%s" % (self._blocks, os.urandom(3).hex(), request["suffix"])
-        self._write(path, bytes(code))
+        path = filename or ".block_%d_%s%s" % (self._blocks, self._token, request["suffix"])
+        self._write(path, bytes(code), keep=bool(filename))
         full_path = os.path.join(self._config["workspace"], path)
         job = {
             "argv": [word.replace("{file}", full_path) for word in argv],
@@ -145,10 +148,11 @@ class Supervisor:
         self._channel.send(dict(report, op="result"))
 
     def _run_block(self, job: Dict[str, Any], live: bool) -> Dict[str, Any]:
-        spare, self._spare = self._spare, None
-        assert spare is not None
+        assert self._ahead is not None
+        spare, watch = self._ahead
+        self._ahead = None
         try:
-            return Block(self._config, self._channel, spare, self._disk, live, self._wakeup).run(job)
+            return Block(self._config, self._channel, spare, watch, live, self._wakeup).run(job)
         finally:
             spare.close()
 
@@ -159,8 +163,11 @@ class Supervisor:
             report["verdict"] = "disk"
             report["message"] = "a file reached the limit of %d bytes" % limit
 
-    def _write(self, path: str, data: bytes) -> None:
+    def _write(self, path: str, data: bytes, keep: bool) -> None:
         try:
+            if not keep:
+                write_new(self._root, path, data)
+                return
             upload = Upload(self._root, path)
             try:
                 upload.write(data)

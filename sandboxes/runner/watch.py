@@ -17,6 +17,7 @@ from .files import MIN_FILE, Entry, walk
 from .linux import processes, stat_fields
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
+CORES = os.cpu_count() or 1
 TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 FILL_RATE = 4 << 30
 """Bytes a second that one core can fill at the most; the next sample comes before the rest could be filled."""
@@ -41,7 +42,7 @@ def megabytes(size: float) -> str:
 
 
 class Watch:
-    """Watches one block.
+    """Watches one block. Made ahead of it, so that the block does not wait for what has to be known before.
 
     Attributes:
         delay: Seconds until the next sample is due.
@@ -53,10 +54,10 @@ class Watch:
         self._pid_namespace = pid_namespace
         self._tmpfs = tmpfs
         self._disk = disk
+        disk.begin()
         self._cpu_before = children_cpu()
         self._shmem_before = _meminfo_shmem()
         self._full_before = self._full()
-        self._cores = os.cpu_count() or 1
         self.peak_memory = 0
         self.delay = SHORTEST
 
@@ -85,7 +86,7 @@ class Watch:
             return None
         # Fields 14 to 17 of proc(5): user and system time, of the process and of the children it waited for.
         used = self.cpu_time() + TICK * sum(int(field) for stat in tree.values() for field in stat[11:15])
-        self._again_in((limit - used) / self._cores)
+        self._again_in((limit - used) / CORES)
         if used < limit:
             return None
         return "cpu_time", "used %.2f s of CPU; the limit is %g s" % (used, limit)
@@ -101,7 +102,7 @@ class Watch:
             used = self._exact_memory(tree)
         used += files
         self.peak_memory = max(self.peak_memory, used)
-        self._again_in((limit - used) / (FILL_RATE * self._cores))
+        self._again_in((limit - used) / (FILL_RATE * CORES))
         if used <= limit:
             return None
         return "memory", "used %s of memory; the limit is %s" % (megabytes(used), megabytes(limit))
