@@ -2,11 +2,11 @@
 
 Fences are found by a CommonMark parser, with these settled points:
 
-- What is fenced is what runs, byte for byte. A fence whose opening line ends in CRLF has its CRLFs turned into LF,
-  since there they are the message's line ending; anywhere else CRLF, a lone CR and NUL stay as they are.
+- What is fenced is what runs, byte for byte. A fence whose opening line ends in CRLF has its CRLFs turned
+  into LF, since there they are the message's line ending; anywhere else CRLF, a lone CR and NUL stay.
 - HTML is not special: a fence right after `<details>` or `<think>` is a fence.
-- A fence without a closing line runs to the end of the text, as CommonMark has it, unless the reply was cut off
-  there. One that is ended by its list item or quotation, with text after it, is a mistake and is not run.
+- A fence without a closing line runs to the end of the text, as CommonMark has it, unless the reply was cut
+  off there. One that is ended by its list item or quotation, with text after it, is a mistake and not run.
 - A runnable fence that holds nothing but white space is not code.
 """
 
@@ -204,8 +204,8 @@ def _final_answer(text: str, fences: list[Fence]) -> str | None:
 
 
 # Characters that a reader does not see, or that change what is seen: C0 and C1 controls (terminal escapes),
-# bidirectional overrides (CVE-2021-42574), zero-width and other invisible characters, line separators, tags and
-# the variation selectors that can carry hidden text, lone surrogates.
+# bidirectional overrides (CVE-2021-42574), zero-width and other invisible characters, line separators, tags
+# and the variation selectors that can carry hidden text, lone surrogates.
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
     "\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff"

@@ -1,8 +1,8 @@
 """What a user has set, merged into one frozen object: defaults < `agentexec.toml` < environment < flags.
 
 The file is the one in the current directory. It may not set what would let a file that somebody else wrote
-there send the user's key elsewhere or loosen the sandbox (`FILE_MAY_NOT_SET`), and it is not read at all where
-it lies inside the workspace, since code in the sandbox can write there.
+there send the user's key elsewhere or loosen the sandbox (`FILE_MAY_NOT_SET`), and it is not read at all
+where it lies inside the workspace, since code in the sandbox can write there.
 """
 
 from __future__ import annotations
@@ -19,24 +19,11 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from agentexec.errors import SettingsError
-from sandboxes.types import Limits, Seconds, Size
+from sandboxes.types import Seconds, Size
 
 FILE_NAME = "agentexec.toml"
 ENV_PREFIX = "AGENTEXEC_"
 FILE_MAY_NOT_SET = frozenset({"api_key", "base_url", "isolation", "network"})
-LIMIT_FIELDS: Mapping[str, str] = {
-    "timeout": "wall_time",
-    "cpu_time": "cpu_time",
-    "memory": "memory",
-    "processes": "processes",
-    "disk": "disk",
-    "file_size": "file_size",
-    "open_files": "open_files",
-    "output": "output",
-    "network": "network",
-}
-"""Setting (and flag) to field of `Limits`."""
-
 _OPENAI_ENV = {"api_key": "OPENAI_API_KEY", "base_url": "OPENAI_BASE_URL"}
 _file_values: ContextVar[Mapping[str, Any]] = ContextVar("file_values")
 
@@ -112,14 +99,6 @@ class Settings(BaseSettings):
         """Flags, then the environment, then the file; no `.env` and no secrets directory."""
         file = InitSettingsSource(settings_cls, init_kwargs=dict(_file_values.get({})))
         return init_settings, env_settings, file
-
-    @property
-    def limits(self) -> Limits:
-        """The limits, with only what somebody set marked as set."""
-        values = {field: getattr(self, name) for name, field in LIMIT_FIELDS.items()}
-        if self.network is not None:
-            values["network"] = self.network == "on"
-        return Limits(**{field: value for field, value in values.items() if value is not None})
 
 
 def load_settings(

@@ -1,10 +1,11 @@
+# ruff: noqa: D102 - methods of the contract are described once, in `StopCondition`
 """When a run ends without an answer. Conditions are values, and combine with `&` and `|`.
 
     stop = MaxTurns(20) | Deadline(600) | (Stall() & MaxTokens(100_000))
 
-A condition holds no state of its own: it is a fold over the events of a run (`start`, `step`) and a judgement
-of what was folded (`check`). So a turn costs the same however long the conversation is, one condition serves
-many runs at once, and folding a stored log again tells where a resumed run stands.
+A condition holds no state of its own: it is a fold over the events of a run (`start`, `step`) and a
+judgement of what was folded (`check`). So a turn costs the same however long the conversation is, one
+condition serves many runs at once, and folding a stored log again tells where a resumed run stands.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ def solve_cycle(
 ) -> NextSpeaker:
     """Return the order of turns of `solve`.
 
-    The planner speaks once. Then the coder writes, the reviewer approves or sends back, the executor runs, and
-    the coder is told. A message of the coder with neither code nor an answer goes to the executor, who says so.
-    The end is a final answer of the coder that the reviewer, if there is one, approves.
+    The planner speaks once. Then the coder writes, the reviewer approves or sends back, the executor runs,
+    and the coder is told. A message of the coder with neither code nor an answer goes to the executor, who
+    says so. The end is a final answer of the coder that the reviewer, if there is one, approves.
     """
 
     def next_speaker(conversation: Conversation) -> Agent | None:

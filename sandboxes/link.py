@@ -80,13 +80,14 @@ class Report(BaseModel):
 
 
 class Outcome:
-    """A report and the output that was kept with it; `report` is None if the sandbox died before it came."""
+    """A report and the output that was kept with it; `report` is None, with a reason, if the sandbox died first."""
 
     def __init__(self, report: Report | None, stdout: bytes, stderr: bytes, live: Mapping[int, HeadTail]) -> None:
         self.report = report
         self.stdout = stdout
         self.stderr = stderr
         self.live = live
+        self.reason = ""
 
 
 class RunnerLink:
@@ -186,7 +187,8 @@ class RunnerLink:
         try:
             await self._send(encode_control(request) + b"".join(encode_chunks(DATA, code)))
             await self._collect(outcome, on_output)
-        except SandboxLostError:
+        except SandboxLostError as error:
+            outcome.reason = str(error)
             return outcome
         except SandboxError:
             raise
@@ -262,7 +264,7 @@ _DEFAULT_OPTIONS: dict[str, Any] = {
     "env": {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"},  # noqa: S108
     "preload": [],
     "tmpfs": [],
-    "private_users": False,
+    "process_cap": "watcher",
 }
 
 _REFUSALS: dict[str, type[SandboxError]] = {

@@ -25,6 +25,10 @@ from sandboxes.types import Isolation, Limits
 IsolationName = Literal["auto", "bwrap", "landlock", "none"]
 
 
+NPROC_PER_NAMESPACE = (5, 14)
+"""Since Linux 5.14, RLIMIT_NPROC counts within the user namespace; before, all that the user has anywhere."""
+
+
 class LocalSandbox(Sandbox):
     """A place on this machine.
 
@@ -87,7 +91,13 @@ class LocalSandbox(Sandbox):
         return await self._launch_bwrap(command, limits)
 
     async def _launch_bwrap(self, command: Sequence[str], limits: Limits) -> ByteStream:
-        group = PidsGroup.create(limits.processes + 2) if os.geteuid() == 0 else None
+        group = None
+        if self._process_cap() == "cgroup":
+            # The runner is in it too, with the threads that preloaded libraries may start.
+            threads = os.cpu_count() or 1 if self._preload else 0
+            group = PidsGroup.create(limits.processes + 1 + threads)
+            if group is None:
+                raise SandboxStartError("cannot make a control group, although they looked usable")
         stream: ProcessStream | None = None
         with bwrap.BwrapCommand(self._interpreter, self.workspace, command, limits) as start:
             info = start.info
@@ -130,8 +140,15 @@ class LocalSandbox(Sandbox):
             },
             "preload": self._preload,
             "tmpfs": list(bwrap.TMPFS) if isolated else [],
-            "private_users": isolated,
+            "process_cap": self._process_cap(),
         }
+
+    def _process_cap(self) -> str:
+        if self._tier == "none":
+            return "watcher"
+        if os.geteuid() == 0:  # whom the kernel exempts from RLIMIT_NPROC
+            return "cgroup" if pids_groups_usable() else "watcher"
+        return "rlimit" if _kernel() >= NPROC_PER_NAMESPACE else "watcher"
 
     def isolation(self, limits: Limits) -> Isolation:
         shared = {
@@ -149,12 +166,11 @@ class LocalSandbox(Sandbox):
                 mechanisms={**shared, "processes": "runner's watcher", "kill": "process tree walk"},
                 unenforced=() if limits.network else ("network",),
             )
-        if os.geteuid() != 0:
-            processes = "RLIMIT_NPROC in a user namespace"
-        elif pids_groups_usable():
-            processes = "pids control group"
-        else:
-            processes = "runner's watcher"
+        processes = {
+            "rlimit": "RLIMIT_NPROC in a user namespace",
+            "cgroup": "pids control group",
+            "watcher": "runner's watcher",
+        }[self._process_cap()]
         return Isolation(
             tier=self._tier,
             mechanisms={
@@ -193,3 +209,8 @@ def local_executor(
     if arg is not None:
         options.setdefault("python", arg)
     return ScriptExecutor(LocalSandbox(workspace=workspace, **options), limits)
+
+
+def _kernel() -> tuple[int, int]:
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int("".join(filter(str.isdigit, minor)) or 0)

@@ -60,6 +60,8 @@ class Sandbox(abc.ABC):
         - `env`: environment of the blocks; nothing of the host's is added.
         - `preload`: modules that Python blocks find already imported.
         - `tmpfs`: memory-backed directories, which count as memory.
+        - `process_cap`: what holds `limits.processes`: `rlimit` where a user namespace has the sandbox's processes
+          to itself, `cgroup` where the sandbox sees to it, `watcher` (the default) where nothing else does.
         """
         return {}
 

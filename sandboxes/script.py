@@ -135,7 +135,7 @@ class ScriptExecutor(Executor):
             stdout_bytes=out.total,
             stderr_bytes=err.total,
             isolation=self._isolation,
-            message="the sandbox died under this block",
+            message=f"the sandbox died under this block: {outcome.reason}",
         )
 
     def _result(self, outcome: Outcome, report: Report) -> Result:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import overload
 
 from agentexec.conversation import TASK, Conversation
 from agentexec.events import Message, ModelCalled, ModelRetried, ModelText
 from agentexec.models.base import ChatMessage, Model, ModelRetry
 
 PROMPTS = Path(__file__).parent / "prompts"
+EMPTY = "(empty)"
 
 
 def load_prompt(name: str, path: str | Path | None = None) -> str:
@@ -71,8 +74,8 @@ class ModelAgent:
 class _Chat:
     """The conversation as one agent's model sees it, extended as it grows rather than made anew.
 
-    The agent's own messages are the assistant's. All between two of them becomes one user message, since many
-    servers insist that the two roles alternate.
+    The agent's own messages are the assistant's. All between two of them becomes one user message, since
+    many servers insist that the two roles alternate.
     """
 
     def __init__(self, name: str, prompt: str) -> None:
@@ -85,19 +88,52 @@ class _Chat:
     def messages(self, conversation: Conversation) -> Sequence[ChatMessage]:
         if conversation is not self._conversation:
             self._conversation, self._messages, self._seen = conversation, [self._system], 0
+        heard: list[str] = []
         for index in range(self._seen, len(conversation)):
-            self._add(conversation[index])
-        self._seen = len(conversation)
-        # A copy (5 µs for 2,000 messages), so that a model may keep what it was given.
-        return tuple(self._messages)
-
-    def _add(self, message: Message) -> None:
-        if message.sender == self._name:
+            message = conversation[index]
+            if message.sender != self._name:
+                heard.append(_told(message))
+                continue
+            self._hear(heard)
+            heard = []
             # Some servers refuse an empty message.
-            self._messages.append(ChatMessage("assistant", message.content or "(empty)"))
+            self._messages.append(ChatMessage("assistant", message.content or EMPTY))
+        self._hear(heard)
+        self._seen = len(conversation)
+        return _Prefix(self._messages)
+
+    def _hear(self, heard: list[str]) -> None:
+        if not heard:
             return
-        heading = "# The task" if message.sender == TASK else f"# Message from the {message.sender}"
-        content = f"{heading}\n\n{message.content or '(empty)'}"
         if self._messages[-1].role == "user":
-            content = f"{self._messages.pop().content}\n\n{content}"
-        self._messages.append(ChatMessage("user", content))
+            # Asked before without having spoken since. A new list, for a model may have kept the old one.
+            *self._messages, last = self._messages
+            heard = [last.content, *heard]
+        self._messages.append(ChatMessage("user", "\n\n".join(heard)))
+
+
+def _told(message: Message) -> str:
+    heading = "# The task" if message.sender == TASK else f"# Message from the {message.sender}"
+    return f"{heading}\n\n{message.content or EMPTY}"
+
+
+class _Prefix(Sequence[ChatMessage]):
+    """A list that only grows, as long as it is now: a snapshot that costs the same for any length."""
+
+    def __init__(self, items: list[ChatMessage]) -> None:
+        self._items, self._length = items, len(items)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[ChatMessage]:
+        return islice(self._items, self._length)
+
+    @overload
+    def __getitem__(self, index: int) -> ChatMessage: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ChatMessage]: ...
+    def __getitem__(self, index: int | slice) -> ChatMessage | Sequence[ChatMessage]:
+        if isinstance(index, slice):
+            return self._items[: self._length][index]
+        return self._items[range(self._length)[index]]

@@ -55,8 +55,8 @@ def report(reply: Reply, outcomes: Sequence[Outcome], *, budget: int = QUOTE_CHA
     parts += _remarks(reply)
     if reply.claimed:
         parts.append(
-            f"Your {FINAL_ANSWER[:-1]} does not count, since it came in one message with code. Look at the "
-            "results first, then give it in a message without code."
+            f"Your {FINAL_ANSWER[:-1]} does not count, since it came in one message with code. "
+            "Look at the results first, then give it in a message without code."
         )
     return "\n\n".join(parts)
 
@@ -66,9 +66,9 @@ def nudge(reply: Reply) -> str:
     return "\n\n".join(
         [
             *_remarks(reply),
-            "Nothing was run: your message held no complete block of runnable code and no final answer. Either "
-            "write code in a fence that names its language, such as ```python, or, if the task is done, end "
-            f"with a line that starts with {FINAL_ANSWER}",
+            "Nothing was run: your message held no complete block of runnable code and no final answer. "
+            "Either write code in a fence that names its language, such as ```python, or, if the task is "
+            f"done, end with a line that starts with {FINAL_ANSWER}",
         ]
     )
 
@@ -77,7 +77,7 @@ def _remarks(reply: Reply) -> list[str]:
     remarks = []
     for fence in reply.unfinished:
         why = (
-            "your message was cut off at its length limit. Write less at once, for example one file per message"
+            "your message was cut off at its length limit. Write less at once, such as one file per message"
             if fence.ended_by == "text"
             else "its lines are not indented like the fence, so its end is unclear. Start fences and code at "
             "the beginning of the line"

@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
+from pydantic import ValidationError
 
-LIMITS = "Limits of each block"
+from agentexec.errors import SettingsError
+from agentexec.markdown import visible
+from sandboxes.errors import SandboxError, UnknownExecutor
+from sandboxes.executor import Executor
+from sandboxes.registry import open_executor
+from sandboxes.types import Limits
+
+USAGE, SANDBOX_FAILED = 2, 125
+"""Exit statuses: a command line that makes no sense, and a sandbox that failed."""
+
+LIMIT_FIELDS: Mapping[str, str] = {
+    "timeout": "wall_time",
+    "cpu_time": "cpu_time",
+    "memory": "memory",
+    "processes": "processes",
+    "disk": "disk",
+    "file_size": "file_size",
+    "open_files": "open_files",
+    "output": "output",
+    "network": "network",
+}
+"""Setting and flag (with dashes) to field of `Limits`."""
 
 Sandbox = Annotated[
     str | None,
@@ -25,9 +49,7 @@ Memory = Annotated[
 Processes = Annotated[
     int | None, typer.Option("--processes", metavar="N", help="Processes and threads of a block [128].")
 ]
-Disk = Annotated[
-    str | None, typer.Option("--disk", metavar="SIZE", help="What the workspace may hold [1G].")
-]
+Disk = Annotated[str | None, typer.Option("--disk", metavar="SIZE", help="What the workspace may hold [1G].")]
 FileSize = Annotated[
     str | None, typer.Option("--file-size", metavar="SIZE", help="Size of any one file [256M].")
 ]
@@ -39,50 +61,72 @@ Output = Annotated[
     typer.Option("--output", metavar="SIZE", help="What is kept of stdout and of stderr [1M]."),
 ]
 Network = Annotated[
-    str | None, typer.Option("--network", metavar="off|on", help="Whether code reaches a network [off].")
+    Literal["off", "on"] | None, typer.Option("--network", help="Whether code reaches a network [off].")
 ]
 Workspace = Annotated[
     str | None, typer.Option("--workspace", metavar="DIR", help="Directory that code works in.")
 ]
 IsolationTier = Annotated[
-    str | None,
-    typer.Option(
-        "--isolation",
-        metavar="auto|bwrap|landlock|none",
-        help="Isolation of the local sandbox [auto]; 'none' is unsafe.",
-    ),
+    Literal["auto", "bwrap", "landlock", "none"] | None,
+    typer.Option("--isolation", help="Isolation of the local sandbox [auto]; 'none' is unsafe."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout.")]
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where blocks run, and within what.
+
+    Attributes:
+        sandbox: Executor spec.
+        limits: Only what somebody asked for is marked as set.
+        isolation: None leaves it to the sandbox.
+    """
+
+    sandbox: str
+    limits: Limits
+    isolation: str | None
+
+
 def fail(message: str, status: int) -> NoReturn:
     """End the command with one line on stderr."""
-    import sys
-
-    from agentexec.markdown import visible
-
     print(f"agentexec: {visible(message, keep='')}", file=sys.stderr)  # noqa: T201
     raise typer.Exit(status)
 
 
-def needs_settings() -> bool:
-    """Whether there is anything but flags to read settings from (reading them costs 100 ms of imports)."""
-    # Names are spelled out rather than imported: agentexec.settings is what shall not be imported.
-    return any(name.startswith("AGENTEXEC_") for name in os.environ) or Path("agentexec.toml").exists()
+def read_place(flags: Mapping[str, Any], workspace: Path | None) -> Place:
+    """Read where blocks run from flags, environment and file; ends the command where a value is wrong."""
+    values: Mapping[str, Any] = flags
+    # Settings cost some 20 ms of imports, which most runs of a single program can do without.
+    if any(name.startswith("AGENTEXEC_") for name in os.environ) or Path("agentexec.toml").exists():
+        from agentexec.settings import load_settings
+
+        try:
+            values = load_settings(flags, workspace=workspace).model_dump()
+        except SettingsError as error:
+            fail(str(error), USAGE)
+    return place_of(values)
 
 
-def explain_limits(error: Any, fields: Mapping[str, str]) -> str:
-    """Turn a pydantic error about `Limits` into a line that names flags.
+def place_of(values: Mapping[str, Any]) -> Place:
+    """Return where blocks run by settings or flags; ends the command where a limit makes no sense."""
+    given = {field: values[name] for name, field in LIMIT_FIELDS.items() if values.get(name) is not None}
+    if "network" in given:
+        given["network"] = given["network"] == "on"
+    try:
+        limits = Limits(**given)
+    except ValidationError as error:
+        fail(_explain(error), USAGE)
+    return Place(values.get("sandbox") or "local", limits, values.get("isolation"))
 
-    Args:
-        error: The `ValidationError`.
-        fields: Flag name to field of `Limits`.
-    """
-    flag_of = {field: "--" + name.replace("_", "-") for name, field in fields.items()}
+
+def _explain(error: ValidationError) -> str:
+    """Turn an error about `Limits` into a line that names flags."""
+    flag_of = {field: "--" + name.replace("_", "-") for name, field in LIMIT_FIELDS.items()}
     parts = []
     for problem in error.errors():
         field = str(problem["loc"][0])
-        message = str(problem["msg"]).removeprefix("Value error, ")
+        message = problem["msg"].removeprefix("Value error, ")
         parts.append(f"{flag_of.get(field, field)}: {message[:1].lower()}{message[1:]}")
     return "; ".join(parts)
 
@@ -95,5 +139,20 @@ def workspace_directory(name: str | None) -> Path | None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        fail(f"--workspace {name}: {error.strerror}", 2)
+        fail(f"--workspace {name}: {error.strerror}", USAGE)
     return path.resolve()
+
+
+def make_executor(place: Place, workspace: Path | None) -> Executor:
+    """Open the executor of a place; ends the command where that cannot be done."""
+    options = {} if place.isolation is None else {"isolation": place.isolation}
+    try:
+        return open_executor(place.sandbox, limits=place.limits, workspace=workspace, **options)
+    except UnknownExecutor as error:
+        fail(f"--sandbox: {error}", USAGE)
+    except TypeError as error:
+        if place.isolation is None:
+            raise
+        fail(f"--isolation is not for the sandbox {place.sandbox!r}: {error}", USAGE)
+    except SandboxError as error:
+        fail(f"the sandbox failed: {error or type(error).__name__}", SANDBOX_FAILED)

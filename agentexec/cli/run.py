@@ -5,21 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agentexec.cli.options import fail, parse_limits
+from agentexec.cli.options import SANDBOX_FAILED, USAGE, fail, make_executor, read_place
 from agentexec.cli.output import Output
 from agentexec.cli.signals import INTERRUPTED, Interrupted, interrupts
 from agentexec.markdown import visible
-from sandboxes.errors import SandboxError, UnknownExecutor, UnknownLanguage
+from sandboxes.errors import SandboxError, UnknownLanguage
 from sandboxes.executor import Executor
 from sandboxes.languages import find_language, language_of_file
-from sandboxes.registry import open_executor
-from sandboxes.types import CodeBlock, Limits, Result, Stream
+from sandboxes.types import CodeBlock, Result, Stream
 
-USAGE, SANDBOX_FAILED = 2, 125
 BROKEN_PIPE = 141
 """128 + SIGPIPE, which is how other programs end when nobody reads their output any more."""
 _STATUS = {
@@ -31,18 +28,6 @@ _STATUS = {
     "cancelled": INTERRUPTED,
     "lost": SANDBOX_FAILED,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What to run, where, and how to show it."""
-
-    block: CodeBlock
-    sandbox: str
-    limits: Limits
-    workspace: Path | None
-    isolation: str | None
-    json: bool
 
 
 def run_command(
@@ -58,11 +43,9 @@ def run_command(
         json: Whether to write one `Result` as JSON instead of the program's output.
     """
     block = read_block(file, language)
-    settings = parse_limits(flags, workspace)
-    job = Job(block, settings.sandbox, settings.limits, workspace, settings.isolation, json)
-    executor = make_executor(job.sandbox, job.limits, job.workspace, job.isolation)
+    executor = make_executor(read_place(flags, workspace), workspace)
     try:
-        return asyncio.run(_run(job, executor))
+        return asyncio.run(_run(executor, block, json=json))
     except UnknownLanguage as error:
         fail(str(error), SANDBOX_FAILED)
     except SandboxError as error:
@@ -91,22 +74,7 @@ def read_block(file: str | None, language: str | None) -> CodeBlock:
         fail(f"{shown} is not UTF-8 text (byte {error.start}): give a source file", USAGE)
 
 
-def make_executor(sandbox: str, limits: Limits, workspace: Path | None, isolation: str | None) -> Executor:
-    """Open the executor that a spec names; ends the command where that cannot be done."""
-    options = {} if isolation is None else {"isolation": isolation}
-    try:
-        return open_executor(sandbox, limits=limits, workspace=workspace, **options)
-    except UnknownExecutor as error:
-        fail(f"--sandbox: {error}", USAGE)
-    except TypeError as error:
-        if isolation is None:
-            raise
-        fail(f"--isolation is not for the sandbox {sandbox!r}: {error}", USAGE)
-    except SandboxError as error:
-        fail(f"the sandbox failed: {error or type(error).__name__}", SANDBOX_FAILED)
-
-
-async def _run(job: Job, executor: Executor) -> int:
+async def _run(executor: Executor, block: CodeBlock, *, json: bool) -> int:
     task = asyncio.current_task()
     assert task is not None
     running = False
@@ -128,9 +96,9 @@ async def _run(job: Job, executor: Executor) -> int:
         try:
             async with executor:
                 running = True
-                result = await executor.run(job.block, on_output=None if job.json else show)
+                result = await executor.run(block, on_output=None if json else show)
                 running = False
-                for output in () if job.json else outputs.values():
+                for output in () if json else outputs.values():
                     output.close()
         except (asyncio.CancelledError, Interrupted):
             if not signals:
@@ -141,11 +109,11 @@ async def _run(job: Job, executor: Executor) -> int:
         finally:
             running = False
             await asyncio.gather(*background, return_exceptions=True)
-    return _report(result, job, interrupted=bool(signals))
+    return _report(result, json=json, interrupted=bool(signals))
 
 
-def _report(result: Result, job: Job, *, interrupted: bool) -> int:
-    if job.json:
+def _report(result: Result, *, json: bool, interrupted: bool) -> int:
+    if json:
         try:
             print(result.model_dump_json(), flush=True)  # noqa: T201
         except BrokenPipeError:

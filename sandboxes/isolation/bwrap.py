@@ -144,7 +144,7 @@ def _writable(interpreter: Interpreter, workspace: Path, limits: Limits) -> Iter
     yield from ("--proc", "/proc", "--dev", "/dev")
     # Filling /tmp is running out of space; filling shared memory is using memory up.
     yield from ("--size", str(max(limits.memory // 2, 1 << 20)), "--tmpfs", "/tmp")  # noqa: S108
-    yield from ("--size", str(limits.memory + (1 << 20)), "--tmpfs", "/dev/shm")  # noqa: S108
+    yield from ("--size", str(2 * limits.memory), "--tmpfs", "/dev/shm")  # noqa: S108
     yield from ("--dir", "/var", "--symlink", "../tmp", "/var/tmp")  # noqa: S108
     # After /tmp, since a virtual environment may lie there; before the workspace, see below.
     for path in interpreter.paths():

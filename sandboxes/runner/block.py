@@ -34,12 +34,11 @@ from .worker import ENDED, EXEC_FAILED, job_bytes
 DRAIN = 0.2
 """Seconds to wait for the rest of the output after everything was killed (only an escaped process can use them)."""
 NO_SPACE = (errno.EFBIG, errno.ENOSPC, errno.EDQUOT)
-NPROC_PER_NAMESPACE = (5, 14)
-"""Since Linux 5.14, RLIMIT_NPROC counts within the user namespace; before, all that the user has anywhere."""
 
 
-def block_rlimits(limits: Dict[str, Any], private_users: bool) -> List[Tuple[int, int]]:
+def block_rlimits(config: Dict[str, Any]) -> List[Tuple[int, int]]:
     """Return the (resource, value) pairs that a worker sets on itself."""
+    limits = config["limits"]
     rlimits = [
         # 1, not 0: a core pattern that is a pipe ignores 0, and treats 1 as "none" (kernel, fs/coredump.c).
         (resource.RLIMIT_CORE, 1),
@@ -49,14 +48,10 @@ def block_rlimits(limits: Dict[str, Any], private_users: bool) -> List[Tuple[int
     if limits.get("cpu_time") is not None:
         # The watcher counts the whole tree and is finer; this is for the case that it is starved.
         rlimits.append((resource.RLIMIT_CPU, math.ceil(limits["cpu_time"]) + 1))
-    if private_users and _kernel() >= NPROC_PER_NAMESPACE:
-        rlimits.append((resource.RLIMIT_NPROC, limits["processes"] + 1))  # and the supervisor
+    if config["process_cap"] == "rlimit":
+        own = len(os.listdir("/proc/self/task"))  # preloaded libraries may have started threads
+        rlimits.append((resource.RLIMIT_NPROC, limits["processes"] + own))
     return rlimits
-
-
-def _kernel() -> Tuple[int, int]:
-    major, minor = os.uname().release.split(".")[:2]
-    return int(major), int("".join(filter(str.isdigit, minor)) or 0)
 
 
 class Block:

@@ -37,7 +37,7 @@ class Supervisor:
     """Serves one host until it goes away.
 
     Args:
-        config: `token`, `workspace`, `env`, `preload`, `tmpfs`, `limits`, `pid_namespace`, `private_users`.
+        config: `token`, `workspace`, `env`, `preload`, `tmpfs`, `limits`, `process_cap`.
         channel: The host.
     """
 
@@ -59,7 +59,7 @@ class Supervisor:
         self._preload(config["preload"])
         self._listing = Listing(self._root)
         self._disk = DiskMeter(self._root)
-        self._rlimits = block_rlimits(config["limits"], config["private_users"])
+        self._rlimits = block_rlimits(config)
 
     def _watch_children(self) -> int:
         wakeup, write = os.pipe()
@@ -102,8 +102,7 @@ class Supervisor:
         while True:
             if self._ahead is None:
                 spare = Spare(self._root)
-                limits, tmpfs = self._config["limits"], self._config["tmpfs"]
-                self._ahead = spare, Watch(limits, self._config["pid_namespace"], tmpfs, self._disk)
+                self._ahead = spare, Watch(self._config, self._disk)
             request = self._channel.next_request()
             operation = operations.get(request.get("op", ""))
             if operation is None:

@@ -22,6 +22,10 @@ TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 FILL_RATE = 4 << 30
 """Bytes a second that one core can fill at the most; the next sample comes before the rest could be filled."""
 SHORTEST, LONGEST = 0.005, 0.05
+MOST_OF_TIME = 4
+"""Time between two samples, as a multiple of what one takes, at the least."""
+PATIENCE = 1.0
+"""Seconds to find out what a tree holds exactly, once its processes hold too much between them."""
 INODE = 1024
 """What an empty file in a memory-backed directory costs the kernel, in bytes."""
 UNSEEN = 64 << 20
@@ -44,20 +48,28 @@ def megabytes(size: float) -> str:
 class Watch:
     """Watches one block. Made ahead of it, so that the block does not wait for what has to be known before.
 
+    Args:
+        config: The runner's configuration.
+        disk: Meter of the workspace.
+
     Attributes:
         delay: Seconds until the next sample is due.
         peak_memory: The highest sample so far, in bytes.
     """
 
-    def __init__(self, limits: Dict[str, Any], pid_namespace: bool, tmpfs: List[str], disk: DiskMeter) -> None:
-        self._limits = limits
-        self._pid_namespace = pid_namespace
-        self._tmpfs = tmpfs
+    def __init__(self, config: Dict[str, Any], disk: DiskMeter) -> None:
+        self._limits: Dict[str, Any] = config["limits"]
+        self._pid_namespace: bool = config["pid_namespace"]
+        self._tmpfs: List[str] = config["tmpfs"]
+        self._capped: bool = config["process_cap"] != "watcher"
         self._disk = disk
         disk.begin()
         self._cpu_before = children_cpu()
         self._shmem_before = _meminfo_shmem()
         self._full_before = self._full()
+        self._suspect_since = 0.0
+        self._mapped: Dict[int, Tuple[int, int]] = {}
+        self._memfds: Dict[Tuple[int, int], int] = {}
         self.peak_memory = 0
         self.delay = SHORTEST
 
@@ -67,6 +79,7 @@ class Watch:
 
     def sample(self) -> Optional[Breach]:
         """Look once; return the limit that is passed, if any."""
+        started = time.monotonic()
         self.delay = LONGEST
         tree = {}
         for pid in processes(self._pid_namespace):
@@ -75,7 +88,10 @@ class Watch:
             except (OSError, IndexError):
                 continue
         breach = self._check_cpu(tree) or self._check_memory(tree) or self._check_processes(tree)
-        return breach or self._disk.check(self._limits["disk"])
+        breach = breach or self._disk.check(self._limits["disk"])
+        # Many busy processes make looking slow; it must not become all that the supervisor does.
+        self.delay = max(self.delay, MOST_OF_TIME * (time.monotonic() - started))
+        return breach
 
     def _again_in(self, seconds: float) -> None:
         self.delay = min(self.delay, max(SHORTEST, seconds))
@@ -99,7 +115,11 @@ class Watch:
         if used + files > limit or unseen > UNSEEN:
             # Resident pages count what is shared once for each process, and do not count memory files that
             # nobody maps; so before anybody is killed, look exactly.
-            used = self._exact_memory(tree)
+            exact = self._exact_memory(tree, used)
+            if exact is None:
+                self._again_in(SHORTEST)
+                return None
+            used = exact
         used += files
         self.peak_memory = max(self.peak_memory, used)
         self._again_in((limit - used) / (FILL_RATE * CORES))
@@ -107,24 +127,34 @@ class Watch:
             return None
         return "memory", "used %s of memory; the limit is %s" % (megabytes(used), megabytes(limit))
 
-    def _exact_memory(self, tree: Dict[int, List[str]]) -> int:
-        private = shared = 0
-        memfds: Dict[Tuple[int, int], int] = {}
+    def _exact_memory(self, tree: Dict[int, List[str]], most: int) -> Optional[int]:
+        """Return bytes of the tree without its files, or None if that takes longer than one sample may.
+
+        Reading a process's map waits for its memory lock, which a fork bomb may hold for long. So this goes on
+        at the next sample where it had to stop; after `PATIENCE`, `most` has to do.
+        """
+        started = time.monotonic()
+        self._suspect_since = self._suspect_since or started
         for pid, fields in tree.items():
-            try:
-                mapped = _smaps(pid)
-            except OSError:  # it made itself undumpable
-                private += PAGE * int(fields[21])
-                continue
-            private += mapped[0]
-            shared += mapped[1]
-            memfds.update(_memfds(pid))
-        return private + max(shared, sum(memfds.values())) + _sysv_shared(self._pid_namespace)
+            if pid not in self._mapped:
+                if time.monotonic() - started > DiskMeter.SLICE:
+                    return most if started - self._suspect_since > PATIENCE else None
+                try:
+                    self._mapped[pid] = _smaps(pid)
+                    self._memfds.update(_memfds(pid))
+                except OSError:  # it made itself undumpable, or ended
+                    self._mapped[pid] = PAGE * int(fields[21]), 0
+        private = sum(self._mapped[pid][0] for pid in tree)
+        shared = sum(self._mapped[pid][1] for pid in tree)
+        total = private + max(shared, sum(self._memfds.values())) + _sysv_shared(self._pid_namespace)
+        self._mapped, self._memfds, self._suspect_since = {}, {}, 0.0
+        return total
 
     def _check_processes(self, tree: Dict[int, List[str]]) -> Optional[Breach]:
         limit = self._limits["processes"]
+        if self._capped:
+            return None
         count = sum(int(stat[17]) for stat in tree.values())  # field 20: threads
-        # Where the kernel caps the count, it never passes the limit; elsewhere this is all there is.
         if count <= limit:
             return None
         return "failed", "ran %d processes and threads; the limit is %d" % (count, limit)

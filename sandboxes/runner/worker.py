@@ -22,6 +22,8 @@ from typing import Any, Dict, List, NoReturn, Optional
 
 from . import linux
 
+NICE = 10
+"""Blocks give way to the supervisor, which has to get a word in among as many busy processes as they may have."""
 NOT_STARTED, RUNNING, ENDED, EXEC_FAILED = range(4)
 
 
@@ -45,6 +47,7 @@ class Worker:
         # Undumpable was for the supervisor; a process that is, cannot even list its own descriptors.
         linux.prctl(linux.PR_SET_DUMPABLE, 1)
         _prefer_for_oom()
+        os.nice(NICE)
         os.fchdir(workspace)
         os.dup2(stdout, 1)
         os.dup2(stderr, 2)

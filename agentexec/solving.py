@@ -283,10 +283,11 @@ def read_inputs(files: InputFiles) -> dict[str, bytes]:
 
 def _environment(limits: Limits, inputs: Mapping[str, bytes]) -> str:
     """Return what every agent should know about the computer. The same for the same run, so replays match."""
+    network = "on" if limits.network else "off: nothing can be downloaded or installed from it"
     lines = [
         "\n\n# The computer\n",
         f"- A block may run for {limits.wall_time:g} s and use {limits.memory >> 20} MiB of memory.",
-        f"- The network is {'on' if limits.network else 'off: nothing can be downloaded or installed from it'}.",
+        f"- The network is {network}.",
         "- Blocks read no input: stdin is empty. There is no display; save pictures as files.",
     ]
     names = "".join(f"\n  - {visible(name, keep='')} ({len(data):,} bytes)" for name, data in inputs.items())

@@ -1,0 +1,165 @@
+"""The `agentexec` command. What a command needs is imported when it runs, so that each starts fast."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Literal
+
+import typer
+
+from agentexec.cli import options as o
+
+app = typer.Typer(
+    name="agentexec",
+    help="A computer for language models that cannot hurt you.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """Run the command line; the console script `agentexec`."""
+    try:
+        app(prog_name="agentexec")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"agentexec {version('agentexec-toolkit')}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    file: Annotated[str | None, typer.Argument(metavar="FILE|-", help="Program; - is stdin.")] = None,
+    language: Annotated[
+        str | None,
+        typer.Option("-l", "--language", metavar="LANG", help="Language [by the file's ending; python]."),
+    ] = None,
+    sandbox: o.Sandbox = None,
+    timeout: o.Timeout = None,
+    cpu_time: o.CpuTime = None,
+    memory: o.Memory = None,
+    processes: o.Processes = None,
+    disk: o.Disk = None,
+    file_size: o.FileSize = None,
+    open_files: o.OpenFiles = None,
+    output: o.Output = None,
+    network: o.Network = None,
+    workspace: o.Workspace = None,
+    isolation: o.IsolationTier = None,
+    json: o.Json = False,
+) -> None:
+    """Run a program in a sandbox.
+
+    Its output and exit status are passed on. Status 124: out of time; 137: out of memory or disk; 125: the
+    sandbox failed; 2: wrong usage; 128+N: ended by signal N; 130: interrupted.
+    """
+    from agentexec.cli.run import run_command
+
+    flags = {
+        "sandbox": sandbox,
+        "timeout": timeout,
+        "cpu_time": cpu_time,
+        "memory": memory,
+        "processes": processes,
+        "disk": disk,
+        "file_size": file_size,
+        "open_files": open_files,
+        "output": output,
+        "network": network,
+        "isolation": isolation,
+    }
+    raise typer.Exit(run_command(file, language, flags, o.workspace_directory(workspace), json=json))
+
+
+@app.command()
+def solve(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="What to do, in plain words.")],
+    model: Annotated[
+        str | None,
+        typer.Option("-m", "--model", metavar="MODEL", help="Model, or replay:FILE for a recorded run."),
+    ] = None,
+    sandbox: o.Sandbox = None,
+    timeout: o.Timeout = None,
+    cpu_time: o.CpuTime = None,
+    memory: o.Memory = None,
+    processes: o.Processes = None,
+    disk: o.Disk = None,
+    file_size: o.FileSize = None,
+    open_files: o.OpenFiles = None,
+    output: o.Output = None,
+    network: o.Network = None,
+    isolation: o.IsolationTier = None,
+    file: Annotated[
+        list[str] | None, typer.Option("--file", metavar="PATH", help="Input file to copy in; repeatable.")
+    ] = None,
+    workspace: o.Workspace = None,
+    max_turns: Annotated[
+        int | None, typer.Option("--max-turns", metavar="N", help="Stop after so many turns [50].")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", metavar="N", help="Stop after so many tokens.")
+    ] = None,
+    max_cost: Annotated[
+        str | None, typer.Option("--max-cost", metavar="USD", help="Stop when so much is spent.")
+    ] = None,
+    deadline: Annotated[
+        float | None, typer.Option("--deadline", metavar="S", help="Stop after so many seconds.")
+    ] = None,
+    approve: Annotated[
+        Literal["never", "always"] | None,
+        typer.Option("--approve", help="Whether you are asked before each block [never]."),
+    ] = None,
+    no_plan: Annotated[bool, typer.Option("--no-plan", help="Start without a planner.")] = False,
+    no_review: Annotated[bool, typer.Option("--no-review", help="Go without a reviewer.")] = False,
+    record: Annotated[
+        str | None, typer.Option("--record", metavar="FILE", help="Write the run for -m replay:FILE.")
+    ] = None,
+    json: o.Json = False,
+) -> None:
+    """Let a team of agents solve a task by writing and running code.
+
+    The answer goes to stdout, everything else to stderr. Status 0: solved; 1: not solved; 2: wrong usage;
+    3: the model failed; 125: the sandbox failed; 130: interrupted.
+    """
+    from agentexec.cli.solve import Request, solve_command
+
+    flags = {
+        "model": model,
+        "sandbox": sandbox,
+        "timeout": timeout,
+        "cpu_time": cpu_time,
+        "memory": memory,
+        "processes": processes,
+        "disk": disk,
+        "file_size": file_size,
+        "open_files": open_files,
+        "output": output,
+        "network": network,
+        "isolation": isolation,
+        "max_turns": max_turns,
+        "max_tokens": max_tokens,
+        "max_cost": max_cost,
+        "deadline": deadline,
+        "approve": approve,
+        "plan": False if no_plan else None,
+        "review": False if no_review else None,
+    }
+    request = Request(task, tuple(file or ()), o.workspace_directory(workspace), record, json)
+    raise typer.Exit(solve_command(request, flags))

@@ -1,0 +1,209 @@
+"""`agentexec solve`: a task for the team, shown as it goes, with the answer on stdout."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agentexec.cli.approval import Approver
+from agentexec.cli.options import SANDBOX_FAILED, USAGE, Place, fail, make_executor, place_of
+from agentexec.cli.signals import INTERRUPTED, interrupts
+from agentexec.cli.view import View, make_view
+from agentexec.errors import ModelError, SettingsError
+from agentexec.events import Event, RunFinished, RunStarted
+from agentexec.markdown import visible
+from agentexec.models import Model, make_model
+from agentexec.result import SolveResult, result_of
+from agentexec.settings import Settings, load_settings
+from agentexec.solving import read_inputs, solve
+from sandboxes.errors import SandboxError, UnknownExecutor
+from sandboxes.types import CodeBlock
+
+_STATUS = {
+    "solved": 0,
+    "not_solved": 1,
+    "model_failed": 3,
+    "sandbox_failed": SANDBOX_FAILED,
+    "interrupted": INTERRUPTED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command line asks for, apart from settings.
+
+    Attributes:
+        task: What to do, in plain words.
+        files: Paths of input files.
+        workspace: Directory to work in; None makes one that is kept.
+        record: Where to write the model's side of the run.
+        json: Whether stdout is one JSON object.
+    """
+
+    task: str
+    files: tuple[str, ...]
+    workspace: Path | None
+    record: str | None
+    json: bool
+
+
+def solve_command(request: Request, flags: Mapping[str, Any]) -> int:
+    """Solve a task and return the exit status of the command.
+
+    Args:
+        request: What to do.
+        flags: Values of the flags that are settings, None where not given.
+    """
+    try:
+        settings = load_settings(flags, workspace=request.workspace)
+    except SettingsError as error:
+        fail(str(error), USAGE)
+    if not request.task.strip():
+        fail("the task is empty; say in plain words what to do", USAGE)
+    if settings.approve == "always" and not sys.stdin.isatty():
+        fail("--approve always asks on the terminal, and standard input is none", USAGE)
+    inputs = _inputs(request.files)
+    model = _model(settings, request.record)
+    place = place_of(settings.model_dump())
+    workspace = request.workspace or Path(tempfile.mkdtemp(prefix="agentexec-"))
+    try:
+        with make_view(sys.stderr) as view:
+            run = _Run(request, settings, place, model, workspace, view)
+            result = asyncio.run(run.run(inputs))
+    except BaseException:
+        if request.workspace is None:
+            with contextlib.suppress(OSError):
+                workspace.rmdir()  # only if it is empty: nothing was done
+        raise
+    return _report(result, request, workspace)
+
+
+def _inputs(paths: tuple[str, ...]) -> dict[str, bytes]:
+    try:
+        return read_inputs(paths)
+    except OSError as error:
+        fail(f"--file {error.filename}: {error.strerror}", USAGE)
+    except ValueError as error:  # two of one name, or a name that is no path in the workspace
+        fail(f"--file: {error}", USAGE)
+
+
+def _model(settings: Settings, record: str | None) -> Model:
+    if settings.model is None:
+        fail(
+            "no model: give -m MODEL or set AGENTEXEC_MODEL, with OPENAI_API_KEY and, for a server of your "
+            "own, OPENAI_BASE_URL; -m replay:FILE plays a recorded run",
+            USAGE,
+        )
+    key = settings.api_key.get_secret_value() if settings.api_key is not None else None
+    try:
+        model = make_model(
+            settings.model, base_url=settings.base_url, api_key=key, timeout=settings.model_timeout
+        )
+    except (SettingsError, ModelError) as error:
+        fail(str(error), USAGE)
+    if record is None:
+        return model
+    from agentexec.models import RecordingModel
+
+    try:
+        Path(record).touch()
+    except OSError as error:
+        fail(f"--record {record}: {error.strerror}", USAGE)
+    return RecordingModel(model, record)
+
+
+class _Run:
+    """One run under the command line: signals, view, and what is left of it when it is interrupted."""
+
+    def __init__(
+        self, request: Request, settings: Settings, place: Place, model: Model, workspace: Path, view: View
+    ) -> None:
+        self._request, self._settings, self._place = request, settings, place
+        self._model, self._workspace, self._view = model, workspace, view
+        self._events: list[Event] = []
+
+    async def run(self, inputs: Mapping[str, bytes]) -> SolveResult:
+        """Run to the end, whatever it is."""
+        task = asyncio.current_task()
+        assert task is not None
+
+        def interrupt() -> None:
+            task.cancel()
+
+        with interrupts(interrupt) as signals:
+            try:
+                return await self._solve(inputs)
+            except asyncio.CancelledError:
+                if not signals:
+                    raise
+                return result_of(self._events)
+            except UnknownExecutor as error:
+                fail(f"--sandbox: {error}", USAGE)
+            except SandboxError as error:
+                fail(f"the sandbox failed: {error or type(error).__name__}", SANDBOX_FAILED)
+            finally:
+                with contextlib.suppress(Exception, asyncio.CancelledError):
+                    await self._model.close()
+
+    async def _solve(self, inputs: Mapping[str, bytes]) -> SolveResult:
+        settings, place = self._settings, self._place
+        options: dict[str, Any] = {"max_turns": settings.max_turns} if settings.max_turns else {}
+        async with contextlib.AsyncExitStack() as stack:
+            if place.isolation is None:
+                options.update(executor=place.sandbox, limits=place.limits, workspace=self._workspace)
+            else:  # a spec string cannot carry it, so the executor is ours to open and close
+                options["executor"] = executor = make_executor(place, self._workspace)
+                stack.push_async_callback(executor.close)
+            return await solve(
+                self._request.task,
+                model=self._model,
+                files=inputs,
+                plan=settings.plan,
+                review=settings.review,
+                approve=self._approve() if settings.approve == "always" else None,
+                max_tokens=settings.max_tokens,
+                max_cost=settings.max_cost,
+                deadline=settings.deadline,
+                on_event=self._on_event,
+                **options,
+            )
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, RunStarted) and event.workspace is None:
+            event = event.model_copy(
+                update={"executor": self._place.sandbox, "workspace": str(self._workspace)}
+            )
+        if not event.transient:
+            self._events.append(event)
+        self._view(event)
+
+    def _approve(self) -> Callable[[CodeBlock], Awaitable[bool | str]]:
+        return Approver(sys.stdin, sys.stderr).ask
+
+
+def _report(result: SolveResult, request: Request, workspace: Path) -> int:
+    finished = next((event for event in result.events if isinstance(event, RunFinished)), None)
+    assert finished is not None
+    try:
+        if request.json:
+            print(json.dumps(result.model_dump(mode="json")), flush=True)  # noqa: T201
+        elif result.answer is not None:
+            shown = visible(result.answer) if sys.stdout.isatty() else result.answer
+            print(shown, flush=True)  # noqa: T201
+    except BrokenPipeError:
+        # What Python still holds for stdout would fail again, loudly, at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if not result.solved:
+        line = visible(result.message, keep="")
+        print(f"agentexec: {result.status}: {result.stop_reason}: {line}", file=sys.stderr)  # noqa: T201
+    if request.workspace is None:
+        print(f"agentexec: workspace kept in {workspace}", file=sys.stderr)  # noqa: T201
+    return _STATUS[result.status]

@@ -1,0 +1,217 @@
+"""Stop conditions."""
+
+from __future__ import annotations
+
+import pickle
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentexec.events import BlockFinished, BlockRefused, Event, Message, MessageAdded, ModelCalled
+from agentexec.models.base import Usage
+from agentexec.stops import (
+    AnyStop,
+    ConsecutiveFailures,
+    Deadline,
+    ExternalStop,
+    MaxCost,
+    MaxTokens,
+    MaxTurns,
+    Stall,
+    StopWatch,
+    TextSeen,
+)
+from sandboxes.types import CodeBlock, Result, Verdict
+
+CODE = "```python\nx\n```"
+
+
+def said(content: str, sender: str = "coder", turn: int = 1) -> Event:
+    return MessageAdded(message=Message(sender=sender, content=content, turn=turn))
+
+
+def called(tokens: int | None = 10, cost: str | None = "0.1") -> Event:
+    usage = None if tokens is None else Usage(input_tokens=tokens - 1, output_tokens=1)
+    return ModelCalled(agent="coder", model="m", usage=usage, cost=None if cost is None else Decimal(cost))
+
+
+def ran(verdict: Verdict) -> Event:
+    return BlockFinished(turn=1, index=0, block=CodeBlock("x"), result=Result(verdict=verdict))
+
+
+REFUSED = BlockRefused(turn=1, index=0, block=CodeBlock("x"), reason="unsafe")
+
+
+def after(condition: AnyStop, *events: Event, elapsed: float = 0.0) -> str | None:
+    watch = StopWatch(condition, clock=lambda: 0.0)
+    for event in events:
+        watch(event)
+    stop = watch.stopped(at_least=elapsed)
+    assert stop is None or stop.message
+    return stop and stop.reason
+
+
+def test_turns() -> None:
+    assert after(MaxTurns(2), said("", turn=1)) is None
+    assert after(MaxTurns(2), said("", turn=1), said("", turn=2)) == "max_turns"
+
+
+def test_deadline() -> None:
+    assert after(Deadline(5), elapsed=4.9) is None
+    assert after(Deadline(5), elapsed=5) == "deadline"
+
+
+def test_the_clock_starts_with_the_watch() -> None:
+    now = 100.0
+    watch = StopWatch(Deadline(5), clock=lambda: now)
+    assert watch.stopped() is None
+    now = 105.0
+    assert watch.stopped() is not None
+
+
+def test_tokens() -> None:
+    assert after(MaxTokens(20), called(10), called(9)) is None
+    assert after(MaxTokens(20), called(10), called(10)) == "max_tokens"
+
+
+def test_tokens_that_nobody_counts_stop_at_once() -> None:
+    assert after(MaxTokens(10**9), called(10), called(None), called(10)) == "max_tokens"
+
+
+def test_cost_is_exact() -> None:
+    assert after(MaxCost(Decimal("0.3")), called(), called()) is None
+    assert after(MaxCost(Decimal("0.3")), called(), called(), called()) == "max_cost"
+    assert MaxCost(0.1) == MaxCost(Decimal("0.1"))  # type: ignore[arg-type]
+
+
+def test_an_unknown_price_stops_at_once_and_says_so() -> None:
+    watch = StopWatch(MaxCost(Decimal(100)))
+    watch(called(cost=None))
+    stop = watch.stopped()
+    assert stop is not None
+    assert stop.reason == "max_cost"
+    assert "price of model 'm' is unknown" in stop.message
+
+
+def test_stall_counts_idle_replies_of_the_coder_in_a_row() -> None:
+    idle, other = said("Hello."), said("Hello.", sender="planner")
+    assert after(Stall(), idle, other, other) is None
+    assert after(Stall(), idle, other, idle) == "stall"
+    assert after(Stall(), idle, said(CODE), idle) is None
+    assert after(Stall(), idle, said("FINAL ANSWER: 1"), idle) is None
+    assert after(Stall(), said(""), said("")) == "stall"
+    assert after(Stall(nudges=2), idle, idle) is None
+
+
+def test_consecutive_failures() -> None:
+    assert after(ConsecutiveFailures(2), ran("failed"), ran("ok"), ran("timeout")) is None
+    assert after(ConsecutiveFailures(2), ran("failed"), ran("timeout")) == "consecutive_failures"
+    assert after(ConsecutiveFailures(2), ran("memory"), REFUSED) == "consecutive_failures"
+
+
+def test_text_of_agents_counts_and_text_of_programs_does_not() -> None:
+    assert after(TextSeen("DONE"), said("all DONE"), said("more")) == "text"
+    assert after(TextSeen("DONE"), said("DONE", sender="executor"), said("DONE", sender="task")) is None
+    assert after(TextSeen("DONE", sender="executor"), said("DONE", sender="executor")) == "text"
+    assert after(TextSeen("DONE", sender="planner"), said("DONE")) is None
+
+
+def test_external() -> None:
+    stop = ExternalStop()
+    watch = StopWatch(stop | MaxTurns(5))
+    assert watch.stopped() is None
+    stop.stop("enough")
+    found = watch.stopped()
+    assert found is not None
+    assert (found.reason, found.message) == ("stopped", "enough")
+
+
+def test_or_gives_the_first_reason_from_the_left() -> None:
+    both = MaxTurns(1) | Deadline(1)
+    assert after(both) is None
+    assert after(both, elapsed=1) == "deadline"
+    assert after(both, said(""), elapsed=1) == "max_turns"
+
+
+def test_and_needs_both_at_the_same_time() -> None:
+    both = MaxTurns(1) & Stall(nudges=0)
+    assert after(both, said(CODE)) is None
+    assert after(both, said("Hm.", turn=0)) is None
+    assert after(both, said("Hm.")) == "max_turns+stall"
+    assert after(both, said("Hm."), said(CODE)) is None
+
+
+def test_certain_after() -> None:
+    turns, soon, late = MaxTurns(1), Deadline(1), Deadline(2)
+    assert (turns | late | soon).certain_after == 1
+    assert (soon & late).certain_after == 2
+    assert (soon & turns).certain_after is None
+    assert (turns | (soon & turns)).certain_after is None
+    assert turns.certain_after is None
+
+
+def test_conditions_are_values() -> None:
+    condition = MaxTurns(3) | (Deadline(5) & Stall())
+    assert condition == MaxTurns(3) | (Deadline(5) & Stall())
+    assert condition != MaxTurns(4) | (Deadline(5) & Stall())
+    assert hash(condition) == hash(pickle.loads(pickle.dumps(condition)))
+    assert "MaxTurns(limit=3)" in repr(condition)
+
+
+def test_one_condition_serves_two_runs() -> None:
+    condition = MaxTurns(1) | ConsecutiveFailures(1)
+    first, second = StopWatch(condition), StopWatch(condition)
+    first(ran("failed"))
+    assert (first.stopped() is None, second.stopped() is None) == (False, True)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: MaxTurns(0),
+        lambda: Deadline(-1),
+        lambda: Deadline(float("nan")),
+        lambda: MaxTokens(0),
+        lambda: MaxCost(Decimal(0)),
+        lambda: ConsecutiveFailures(0),
+        lambda: TextSeen(""),
+    ],
+)
+def test_a_condition_that_makes_no_sense_is_refused(make: object) -> None:
+    assert callable(make)
+    with pytest.raises(ValueError, match=r"must be more than 0|is empty"):
+        make()
+
+
+LEAVES: list[AnyStop] = [
+    MaxTurns(1),
+    Stall(nudges=0),
+    ConsecutiveFailures(1),
+    MaxTokens(1),
+    TextSeen("x"),
+    Deadline(1),
+]
+EVENTS = [said("x"), said(CODE), said("FINAL ANSWER: 1", turn=0), ran("ok"), ran("failed"), REFUSED, called()]
+
+
+@given(
+    tree=st.recursive(
+        st.sampled_from(LEAVES),
+        lambda inner: st.tuples(inner, st.booleans(), inner).map(
+            lambda three: three[0] & three[2] if three[1] else three[0] | three[2]
+        ),
+    ),
+    other=st.sampled_from(LEAVES),
+    events=st.lists(st.sampled_from(EVENTS), max_size=6),
+    elapsed=st.sampled_from([0.0, 1.0]),
+)
+def test_combinations_obey_logic(tree: AnyStop, other: AnyStop, events: list[Event], elapsed: float) -> None:
+    def reached(condition: AnyStop) -> bool:
+        return after(condition, *events, elapsed=elapsed) is not None
+
+    assert reached(tree | other) == (reached(tree) or reached(other))
+    assert reached(tree & other) == (reached(tree) and reached(other))
+    if tree.certain_after is not None:
+        assert after(tree, *events, elapsed=tree.certain_after) is not None

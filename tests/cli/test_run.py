@@ -1,0 +1,327 @@
+"""`agentexec run`, as a process, with the real local sandbox."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import COMMAND, Cli
+
+pytestmark = pytest.mark.usefixtures("local")
+
+
+def processes_with(mark: str) -> list[str]:
+    """Return command lines of processes on this machine that hold `mark`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if mark in line:
+                found.append(line)
+    return found
+
+
+def assert_gone(mark: str) -> None:
+    """Wait until no process holds `mark`, at most two seconds."""
+    end = time.monotonic() + 2
+    while (left := processes_with(mark)) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert left == []
+
+
+def test_output_and_exit_status_are_the_programs_own(cli: Cli) -> None:
+    cli.write("p.py", "import sys\nprint('out')\nprint('err', file=sys.stderr)\nsys.exit(3)\n")
+    done = cli("run", "p.py")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "out\n", "err\n")
+
+
+def test_success_says_nothing_of_its_own(cli: Cli) -> None:
+    done = cli("run", cli.write("p.py", "print(1)"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+
+
+def test_language_by_ending_and_by_flag(cli: Cli) -> None:
+    assert cli("run", cli.write("p.sh", "echo from $0 | cut -c 1-4")).stdout == "from\n"
+    assert (
+        cli("run", "--language", "bash", cli.write("script", 'echo "${BASH_VERSION:+bash}"')).stdout
+        == "bash\n"
+    )
+
+
+@pytest.mark.parametrize("args", [("-",), ()])
+def test_program_from_standard_input(cli: Cli, args: tuple[str, ...]) -> None:
+    assert cli("run", *args, stdin="print('piped')").stdout == "piped\n"
+    assert cli("run", *args, "-l", "sh", stdin="echo shell").stdout == "shell\n"
+
+
+def test_output_arrives_while_the_program_runs(cli: Cli) -> None:
+    cli.write("p.py", "import time\nprint('first', flush=True)\ntime.sleep(20)\n")
+    with cli.start("run", "p.py") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"first\n"
+        process.terminate()
+        assert process.wait(10) == 130
+
+
+def test_bytes_pass_unchanged_into_a_pipe(cli: Cli) -> None:
+    raw = bytes(range(256)) + "é\u202e\u200b".encode()
+    cli.write("p.py", f"import sys\nsys.stdout.buffer.write({raw!r})\n")
+    process = subprocess.run(
+        [*COMMAND, "run", "p.py"], cwd=cli.directory, env=cli.env, capture_output=True, timeout=30
+    )
+    assert process.stdout == raw
+
+
+STATUSES = [
+    ("import time; time.sleep(60)", ["--timeout", "0.5"], 124, "timeout"),
+    ("while True: pass", ["--cpu-time", "1"], 124, "cpu_time"),
+    ("x = bytearray(500 << 20)\nprint(len(x))", ["--memory", "100M"], 137, "memory"),
+    ("open('big', 'wb').write(b'x' * (20 << 20))", ["--file-size", "1M"], 137, "disk"),
+    ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", [], 139, "failed"),
+    ("import sys; sys.exit(124)", [], 124, "failed"),
+    ("import os; os._exit(1)", [], 1, "failed"),
+]
+
+
+@pytest.mark.parametrize(("code", "flags", "status", "verdict"), STATUSES)
+def test_exit_status_and_json_of_each_verdict(
+    cli: Cli, code: str, flags: list[str], status: int, verdict: str
+) -> None:
+    cli.write("p.py", code)
+    plain = cli("run", "p.py", *flags)
+    assert plain.returncode == status, plain.stderr
+    if verdict != "failed":
+        assert re.search(rf"^agentexec: {verdict}: .+$", plain.stderr, re.MULTILINE)
+    as_json = cli("run", "p.py", "--json", *flags)
+    assert as_json.returncode == status
+    assert json.loads(as_json.stdout)["verdict"] == verdict
+
+
+def test_json_is_exactly_one_result(cli: Cli) -> None:
+    cli.write("p.py", "open('made.txt', 'w').write('hi')\nprint('to stdout')\n")
+    done = cli("run", "p.py", "--json")
+    assert done.stdout.count("\n") == 1
+    result = json.loads(done.stdout)
+    assert result["stdout"] == "to stdout\n"
+    assert [file["path"] for file in result["files"]] == ["made.txt"]
+    assert {"verdict", "exit_code", "signal", "duration", "peak_memory", "isolation"} <= result.keys()
+
+
+def test_workspace_is_used_and_made_if_missing(cli: Cli) -> None:
+    cli.write("p.py", "import os; open('made.txt', 'w').write(' '.join(sorted(os.listdir())))")
+    assert cli("run", "p.py", "--workspace", "new/place").returncode == 0
+    place = cli.directory / "new/place"
+    assert [path.name for path in place.iterdir()] == ["made.txt"]
+    assert cli("run", "p.py", "--workspace", "new/place").returncode == 0
+
+
+def test_nothing_is_left_without_a_workspace(cli: Cli) -> None:
+    cli("run", cli.write("p.py", "open('made.txt', 'w').write('x')"))
+    assert [path.name for path in cli.directory.iterdir()] == ["p.py"]
+    assert list(Path(cli.env["TMPDIR"]).iterdir()) == []
+
+
+USAGE = [
+    (["run", "missing.py"], "missing.py"),
+    (["run", "p.xyz"], "known endings are"),
+    (["run", "p.py", "-l", "cobol"], "known are python"),
+    (["run", "p.py", "--memory", "much"], "--memory: not a size: 'much' \\(write bytes, or like \"512M\""),
+    (["run", "p.py", "--timeout", "-1"], "--timeout: .*greater than 0"),
+    (["run", "p.py", "--processes", "0"], "--processes: "),
+    (["run", "p.py", "--network", "maybe"], "--network"),
+    (["run", "p.py", "--isolation", "magic"], "--isolation"),
+    (["run", "p.py", "-s", "nowhere"], "--sandbox: no executor is called 'nowhere'; known are .*local"),
+    (["run", "p.py", "-s", "fake", "--isolation", "none"], "--isolation is not for the sandbox 'fake'"),
+    (["run", "p.py", "--workspace", "p.py"], "--workspace p.py"),
+    (["run", "latin.py"], "not UTF-8"),
+    (["run", "--no-such-flag"], "no-such-flag"),
+    (["no-such-command"], "no-such-command"),
+]
+
+
+@pytest.mark.parametrize(("args", "said"), USAGE)
+def test_wrong_usage_is_status_2_and_says_what_to_type(cli: Cli, args: list[str], said: str) -> None:
+    cli.write("p.py", "print('ran')")
+    cli.write("p.xyz", "print('ran')")
+    cli.write("latin.py", b"print('\xe9')")
+    done = cli(*args)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert re.search(said, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("plugin")
+@pytest.mark.parametrize(
+    ("sandbox", "said"), [("broken", "apt install engine"), ("lost", "engine went away")]
+)
+def test_sandbox_that_fails_is_status_125(cli: Cli, sandbox: str, said: str) -> None:
+    cli.write("p.py", "print('ran')")
+    for flags in ([], ["--json"]):
+        done = cli("run", "p.py", "-s", sandbox, *flags)
+        assert (done.returncode, done.stdout) == (125, "")
+        assert done.stderr.count("\n") == 1
+        assert said in done.stderr
+
+
+def test_missing_interpreter_is_status_125(cli: Cli) -> None:
+    done = cli("run", "-l", "r", "-", stdin="1")
+    if done.returncode == 0:
+        pytest.skip("R is installed")
+    assert done.returncode == 125
+    assert "Traceback" not in done.stderr
+
+
+def test_settings_come_from_environment_file_and_flags_in_that_order(cli: Cli) -> None:
+    cli.write("p.py", "import time; time.sleep(30)")
+    cli.write("agentexec.toml", "timeout = 0.4\n")
+    assert cli("run", "p.py").returncode == 124
+    cli.write("agentexec.toml", "timeout = 60\n")
+    assert cli("run", "p.py", env={"AGENTEXEC_TIMEOUT": "0.4"}).returncode == 124
+    slow = {"AGENTEXEC_TIMEOUT": "60"}
+    assert cli("run", "p.py", "--timeout", "0.4", env=slow).returncode == 124
+
+
+def test_file_that_the_workspace_holds_is_no_configuration(cli: Cli) -> None:
+    cli.write("agentexec.toml", "sandbox = 'nowhere'\n")
+    cli.write("p.py", "print('ran')")
+    assert cli("run", "p.py").returncode == 2
+    assert cli("run", "p.py", "--workspace", ".").stdout == "ran\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_ends_everything_with_status_130(cli: Cli, number: signal.Signals) -> None:
+    mark = f"sleep 54{int(number)}.25"
+    cli.write("p.sh", f"trap '' INT TERM HUP\necho up\n({mark}) &\n{mark}\n")
+    with cli.start("run", "p.sh") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        process.send_signal(number)
+        assert process.wait(10) == 130
+        assert process.stderr is not None
+        assert b"Traceback" not in process.stderr.read()
+    assert_gone(mark)
+
+
+def test_interrupted_json_keeps_what_there_is(cli: Cli) -> None:
+    ready = cli.directory / "workspace" / "ready"
+    cli.write("p.py", "import time\nprint('so far', flush=True)\nopen('ready', 'w')\ntime.sleep(60)\n")
+    with cli.start("run", "p.py", "--json", "--workspace", "workspace") as process:
+        while not ready.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=10)
+    assert process.returncode == 130
+    result = json.loads(out)
+    assert result["verdict"] == "cancelled"
+    assert result["stdout"] == "so far\n"
+
+
+def test_reader_that_leaves_ends_the_program_quietly(cli: Cli) -> None:
+    mark = "sleep 5433.5"
+    cli.write("p.sh", f"{mark} &\nwhile true; do echo line; done\n")
+    with cli.start("run", "p.sh") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+        assert process.wait(10) == 141
+    assert_gone(mark)
+
+
+def test_signal_reaches_a_command_whose_reader_does_not_read(cli: Cli) -> None:
+    cli.write("p.sh", "echo up >&2\nwhile true; do echo line; done\n")
+    with cli.start("run", "p.sh") as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        end = time.monotonic() + 0.5  # until the pipe is full and our write blocks
+        while time.monotonic() < end:
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(10) == 130
+
+
+def test_killed_command_leaves_nothing(cli: Cli) -> None:
+    mark = "sleep 5455.75"
+    cli.write("p.sh", f"setsid {mark} &\necho up\n{mark}\n")
+    with cli.start("run", "p.sh") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.kill()
+    assert_gone(mark)
+
+
+def on_terminal(cli: Cli, *args: str, typed: bytes = b"") -> tuple[int, bytes]:
+    """Run with a terminal for stdin, stdout and stderr; return exit status and all that was shown."""
+    primary, secondary = pty.openpty()
+    process = cli.start(*args, stdin=secondary, stdout=secondary, stderr=secondary)
+    os.close(secondary)
+    shown = b""
+    try:
+        os.write(primary, typed)
+        while select.select([primary], [], [], 40)[0]:
+            try:
+                piece = os.read(primary, 65536)
+            except OSError:
+                break
+            if not piece:
+                break
+            shown += piece
+    finally:
+        os.close(primary)
+        process.wait(10)
+    return process.returncode, shown
+
+
+def test_terminal_cannot_be_attacked(cli: Cli) -> None:
+    attack = "\x1b]52;c;bGV0bWVpbg==\x07\x1b[2J\rhidden\u202eevil\u200b\x9b31m\x08"
+    cli.write(
+        "p.py", f"import sys\nprint({attack!r})\nprint({attack!r}, file=sys.stderr)\nprint('tab\\there é')\n"
+    )
+    status, shown = on_terminal(cli, "run", "p.py")
+    text = shown.decode()
+    assert status == 0
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "\u200b" not in text
+    assert "\x9b" not in text
+    assert text.count("\\x1b]52;c;") == 2
+    assert "tab\there é\r\n" in text
+
+
+def test_character_split_across_writes_is_whole_on_a_terminal(cli: Cli) -> None:
+    cli.write(
+        "p.py",
+        "import sys, time\n"
+        "for byte in 'é🙂'.encode():\n"
+        "    sys.stdout.buffer.write(bytes([byte])); sys.stdout.flush(); time.sleep(0.02)\n",
+    )
+    assert "é🙂" in on_terminal(cli, "run", "p.py")[1].decode()
+
+
+def test_run_without_anything_on_a_terminal_says_what_to_give(cli: Cli) -> None:
+    status, shown = on_terminal(cli, "run")
+    assert status == 2
+    assert b"give a FILE" in shown
+
+
+def test_version_and_help(cli: Cli) -> None:
+    assert re.fullmatch(r"agentexec \d+\.\d+.*\n", cli("--version").stdout)
+    for command in ("run", "solve"):
+        shown = cli(command, "--help").stdout
+        for flag in ("--sandbox", "--timeout", "--cpu-time", "--file-size", "--open-files", "--isolation"):
+            assert flag in shown
