@@ -118,9 +118,7 @@ def _outcome(number: int, total: int, outcome: Outcome, budget: int) -> str:
         parts.append(_stream("stderr", result.stderr, result.stderr_bytes, result.truncated, budget))
     if not result.stdout and not result.stderr and not result.displays:
         parts.append("No output.")
-    if result.error is not None and result.error.name not in result.stderr:
-        text = result.error.traceback or f"{result.error.name}: {result.error.message}"
-        parts.append(f"error:\n{quote(text, budget=budget)}")
+    parts += _error(result, budget)
     parts += _displays(result, budget)
     if result.files:
         parts.append(_files(result.files))
@@ -141,6 +139,13 @@ def _judgement(result: Result) -> str:
 def _stream(name: str, text: str, total: int, truncated: bool, budget: int) -> str:
     size = f" ({total:,} bytes in all, partly dropped)" if truncated and total > len(text) else ""
     return f"{name}{size}:\n{quote(text, budget=budget)}"
+
+
+def _error(result: Result, budget: int) -> list[str]:
+    if result.error is None:
+        return []
+    text = result.error.traceback or f"{result.error.name}: {result.error.message}"
+    return [] if text in result.stderr else [f"error:\n{quote(text, budget=budget)}"]
 
 
 def _displays(result: Result, budget: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TextIO
 
+from agentexec.markdown import visible
 from sandboxes.types import CodeBlock
 
 
@@ -22,9 +23,9 @@ class Approver:
 
     async def ask(self, block: CodeBlock) -> bool | str:
         """Return True if the block may run, else the reason why not."""
-        name = "" if block.filename is None else " (saved as a file)"
+        saved = "" if block.filename is None else f", saved as {visible(block.filename, keep='')}"
         while True:
-            self._target.write(f"Run this {block.language} block{name}? [y/n] ")
+            self._target.write(f"Run this {visible(block.language, keep='')} block{saved}? [y/n] ")
             self._target.flush()
             answer = (await self._line()).strip().lower()
             if answer in ("y", "yes"):

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,13 @@ from agentexec.cli.options import SANDBOX_FAILED, USAGE, Place, fail, make_execu
 from agentexec.cli.signals import INTERRUPTED, interrupts
 from agentexec.cli.view import View, make_view
 from agentexec.errors import ModelError, SettingsError
-from agentexec.events import Event, RunFinished, RunStarted
+from agentexec.events import Event, RunStarted
 from agentexec.markdown import visible
 from agentexec.models import Model, make_model
 from agentexec.result import SolveResult, result_of
 from agentexec.settings import Settings, load_settings
 from agentexec.solving import read_inputs, solve
 from sandboxes.errors import SandboxError, UnknownExecutor
-from sandboxes.types import CodeBlock
 
 _STATUS = {
     "solved": 0,
@@ -144,6 +143,8 @@ class _Run:
             except asyncio.CancelledError:
                 if not signals:
                     raise
+                if not self._events:
+                    fail("interrupted before the run began", INTERRUPTED)
                 return result_of(self._events)
             except UnknownExecutor as error:
                 fail(f"--sandbox: {error}", USAGE)
@@ -168,7 +169,7 @@ class _Run:
                 files=inputs,
                 plan=settings.plan,
                 review=settings.review,
-                approve=self._approve() if settings.approve == "always" else None,
+                approve=Approver(sys.stdin, sys.stderr).ask if settings.approve == "always" else None,
                 max_tokens=settings.max_tokens,
                 max_cost=settings.max_cost,
                 deadline=settings.deadline,
@@ -185,13 +186,8 @@ class _Run:
             self._events.append(event)
         self._view(event)
 
-    def _approve(self) -> Callable[[CodeBlock], Awaitable[bool | str]]:
-        return Approver(sys.stdin, sys.stderr).ask
-
 
 def _report(result: SolveResult, request: Request, workspace: Path) -> int:
-    finished = next((event for event in result.events if isinstance(event, RunFinished)), None)
-    assert finished is not None
     try:
         if request.json:
             print(json.dumps(result.model_dump(mode="json")), flush=True)  # noqa: T201

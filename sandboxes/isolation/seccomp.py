@@ -50,6 +50,9 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "request_key": (249, 218),
     "keyctl": (250, 219),
     "memfd_secret": (447, 447),
+    # kernel memory that no limit sees: 64 GB of semaphores, 500 MB of messages (System V; POSIX has its own bounds)
+    "semget": (64, 190),
+    "msgget": (68, 186),
     # large kernel surfaces
     "bpf": (321, 280),
     "perf_event_open": (298, 241),
@@ -94,6 +97,10 @@ _SOCKET, _SOCKETPAIR, _CLONE, _CLONE3, _IOCTL, _PERSONALITY = (
     (16, 29),
     (135, 92),
 )
+_PRLIMIT, _SETPRIORITY, _IOPRIO_SET = (302, 261), (141, 140), (251, 30)
+_SCHEDULING = ((142, 118), (144, 119), (203, 122), (314, 274))  # sched_set{param,scheduler,affinity,attr}
+_SUPERVISOR = 1
+_PRIO_USER, _IOPRIO_WHO_USER = 2, 3
 _CLONE_NEW = 0x7E020000 | 0x80  # every CLONE_NEW* flag
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK, _NETLINK_ROUTE = 1, 2, 10, 16, 0
@@ -149,6 +156,26 @@ def compile_filter(machine: str | None = None) -> bytes:
     program += _only_for(
         _PERSONALITY[column], [_argument(0), (_EQUAL, 2, 0, 0), (_EQUAL, 1, 0, _PER_QUERY), _refuse(), _PASS]
     )
+    # The runner has the block's uid, so the kernel would let a block set its limits and starve it.
+    new_limit = 16 + 8 * 2
+    program += _only_for(
+        _PRLIMIT[column],
+        [
+            _argument(0),
+            (_EQUAL, 0, 5, _SUPERVISOR),
+            _statement(_LOAD, new_limit),
+            (_EQUAL, 0, 2, 0),
+            _statement(_LOAD, new_limit + 4),
+            (_EQUAL, 1, 0, 0),
+            _refuse(),
+            _PASS,
+        ],
+    )
+    for numbers in _SCHEDULING:
+        program += _only_for(numbers[column], [_argument(0), (_EQUAL, 0, 1, _SUPERVISOR), _refuse(), _PASS])
+    for numbers, user in ((_SETPRIORITY, _PRIO_USER), (_IOPRIO_SET, _IOPRIO_WHO_USER)):
+        body = [_argument(0), (_EQUAL, 2, 0, user), _argument(1), (_EQUAL, 0, 1, _SUPERVISOR), _refuse(), _PASS]
+        program += _only_for(numbers[column], body)
     for call in (_SOCKET[column], _SOCKETPAIR[column]):
         program += _only_for(call, _sockets())
     program.append(_PASS)

@@ -148,6 +148,16 @@ def open_regular(root: int, path: str) -> int:
     return file
 
 
+def reopen(root: int) -> None:
+    """Make a directory usable again for its owner, after a block that took its own rights to it away."""
+    mode = stat.S_IMODE(os.fstat(root).st_mode)
+    if mode & stat.S_IRWXU != stat.S_IRWXU:
+        try:
+            os.fchmod(root, mode | stat.S_IRWXU)
+        except OSError:  # it is somebody else's, and was like that before
+            pass
+
+
 Entry = Tuple[int, str, str, os.stat_result]
 
 
@@ -158,6 +168,7 @@ def walk(root: int) -> Iterator[Entry]:
     10,000 levels is no harder than a flat one. Paths end at `MAX_PATH` characters. Directories that were made
     unreadable are made readable. A tree that is changed meanwhile may be seen in part.
     """
+    reopen(root)
     current = os.open(".", DIRECTORY, dir_fd=root)
     prefix = ""
     levels: List[Tuple[str, List[Tuple[str, os.stat_result]], os.stat_result]] = []

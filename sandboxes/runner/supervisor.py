@@ -17,7 +17,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from . import linux
 from .block import Block, block_rlimits
 from .channel import Channel, HostGone
-from .files import DIRECTORY, Listing, Refused, Upload, open_regular, refusal, write_new
+from .files import DIRECTORY, Listing, Refused, Upload, open_regular, refusal, reopen, write_new
 from .frames import CHUNK, DATA, encode
 from .spare import Forked, Spare
 from .watch import DiskMeter, Watch
@@ -44,9 +44,7 @@ class Supervisor:
     def __init__(self, config: Dict[str, Any], channel: Channel) -> None:
         self._channel = channel
         self._config = config
-        self._blocks = 0
         self._ahead: Optional[Tuple[Spare, Watch]] = None
-        self._token = os.urandom(3).hex()
         config["pid_namespace"] = os.getpid() == 1
         if not config["pid_namespace"]:
             linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
@@ -68,6 +66,8 @@ class Supervisor:
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         # A handler that does nothing: what counts is the byte in the pipe.
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        # PID 1 is immune to what it has no handler for, and Python has one for this: a block could end us with it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         return wakeup
 
     def _open_workspace(self, path: str) -> int:
@@ -127,9 +127,8 @@ class Supervisor:
             raise Refused("no_interpreter", "%s is not installed in this sandbox" % argv[0])
         # The kernel's clock for change times; a change after this moment is never older.
         since = time.clock_gettime_ns(getattr(time, "CLOCK_REALTIME_COARSE", time.CLOCK_REALTIME))
-        self._blocks += 1
         filename = request.get("filename")
-        path = filename or ".block_%d_%s%s" % (self._blocks, self._token, request["suffix"])
+        path = filename or self._unused_name(request["suffix"])
         self._write(path, bytes(code), keep=bool(filename))
         full_path = os.path.join(self._config["workspace"], path)
         job = {
@@ -139,12 +138,22 @@ class Supervisor:
             "rlimits": self._rlimits,
         }
         report = self._run_block(job, bool(request.get("live")))
+        reopen(self._root)
         if not filename:
             self._remove(path)
         self._disk.settle(SETTLE)
         report["files"] = self._listing.changed(since)
         self._blame_file_size(report)
         self._channel.send(dict(report, op="result"))
+
+    def _unused_name(self, suffix: str) -> str:
+        """Return a name that no earlier block could have guessed and put something in the way of."""
+        while True:
+            name = ".block_%s%s" % (os.urandom(4).hex(), suffix)
+            try:
+                os.lstat(name, dir_fd=self._root)
+            except OSError:
+                return name
 
     def _run_block(self, job: Dict[str, Any], live: bool) -> Dict[str, Any]:
         assert self._ahead is not None
@@ -231,9 +240,8 @@ class Supervisor:
 
 
 def _which(command: str) -> bool:
-    import shutil
-
-    return shutil.which(command) is not None
+    directories = os.environ.get("PATH", "").split(":")
+    return any(os.access(os.path.join(directory, command), os.X_OK) for directory in directories)
 
 
 def main(config: Dict[str, Any]) -> Worker:

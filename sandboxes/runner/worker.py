@@ -10,18 +10,19 @@ from __future__ import annotations
 import atexit
 import gc
 import io
-import linecache
 import marshal
 import os
 import resource
 import signal
 import sys
 import threading
+from importlib.machinery import SourceFileLoader
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, Dict, List, NoReturn, Optional
 
 from . import linux
 
+compile("", "<warm>", "exec")  # the first use of the compiler costs a millisecond, here once for all workers
 NICE = 10
 """Blocks give way to the supervisor, which has to get a word in among as many busy processes as they may have."""
 NOT_STARTED, RUNNING, ENDED, EXEC_FAILED = range(4)
@@ -44,6 +45,7 @@ class Worker:
         os.setsid()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         # Undumpable was for the supervisor; a process that is, cannot even list its own descriptors.
         linux.prctl(linux.PR_SET_DUMPABLE, 1)
         _prefer_for_oom()
@@ -114,7 +116,6 @@ def run_python(path: str, source: bytes, page: Any) -> int:
     sys.path.insert(0, os.path.dirname(path))
     sys.dont_write_bytecode = True
     _reseed()
-    linecache.clearcache()
     status = 0
     try:
         code: CodeType = compile(source, path, "exec", dont_inherit=True)
@@ -125,8 +126,6 @@ def run_python(path: str, source: bytes, page: Any) -> int:
 
 
 def _loader(path: str) -> Any:
-    from importlib.machinery import SourceFileLoader
-
     return SourceFileLoader("__main__", path)
 
 

@@ -38,7 +38,8 @@ class TestReview:
     @pytest.mark.parametrize(
         "text",
         [
-            "APPROVE", "approve", "Approved.", "**APPROVE**", "\n\n  APPROVE\nFine.", "`APPROVE`", "# APPROVE",
+            "APPROVE", "approve", "Approved.", "**APPROVE**", "\n\n  APPROVE\nFine.", "`APPROVE`",
+            "# APPROVE",
             "APPROVE: good", "**APPROVE**: good", "APPROVE - good", "**Approve.** Good", "APPROVE, good",
         ],
     )  # fmt: skip
@@ -180,7 +181,7 @@ class TestReport:
             stdout=hostile,
             stderr=hostile,
             message=hostile,
-            error=ErrorInfo(name="E", message=hostile, traceback=hostile),
+            error=ErrorInfo(name="E", message=hostile, traceback=hostile * 2),
             displays=(Display(data={"text/plain": hostile, hostile: hostile}),),
             files=(WorkspaceFile(path=hostile, size=1),),
         )

@@ -10,11 +10,38 @@ import pytest
 
 import agentexec
 
-EXPORTS = """
-Agent AgentexecError AnyEvent AnyStop BlockRecord ChatMessage Completion ConsecutiveFailures Conversation Deadline Event
-EventLog ExternalStop MaxCost MaxTokens MaxTurns Message Model ModelError NextSpeaker SettingsError SolveResult Stall Stop
-StopCondition TextSeen Usage converse solve solve_sync
-""".split()
+EXPORTS = [
+    "Agent",
+    "AgentexecError",
+    "AnyEvent",
+    "AnyStop",
+    "BlockRecord",
+    "ChatMessage",
+    "Completion",
+    "ConsecutiveFailures",
+    "Conversation",
+    "Deadline",
+    "Event",
+    "EventLog",
+    "ExternalStop",
+    "MaxCost",
+    "MaxTokens",
+    "MaxTurns",
+    "Message",
+    "Model",
+    "ModelError",
+    "NextSpeaker",
+    "SettingsError",
+    "SolveResult",
+    "Stall",
+    "Stop",
+    "StopCondition",
+    "TextSeen",
+    "Usage",
+    "converse",
+    "solve",
+    "solve_sync",
+]
 
 
 def modules_after(code: str) -> set[str]:

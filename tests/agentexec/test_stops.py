@@ -50,7 +50,7 @@ def after(condition: AnyStop, *events: Event, elapsed: float = 0.0) -> str | Non
         watch(event)
     stop = watch.stopped(at_least=elapsed)
     assert stop is None or stop.message
-    return stop and stop.reason
+    return None if stop is None else stop.reason
 
 
 def test_turns() -> None:

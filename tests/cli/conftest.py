@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +62,50 @@ class Cli:
         """Write a file into the directory and return its name."""
         (self.directory / name).write_bytes(content.encode() if isinstance(content, str) else content)
         return name
+
+
+def processes_with(mark: str) -> list[str]:
+    """Return command lines of processes on this machine that hold `mark`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if mark in line:
+                found.append(line)
+    return found
+
+
+def assert_gone(mark: str) -> None:
+    """Wait until no process holds `mark`, at most two seconds."""
+    end = time.monotonic() + 2
+    while (left := processes_with(mark)) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert left == []
+
+
+def on_terminal(cli: Cli, *args: str, typed: bytes = b"") -> tuple[int, bytes]:
+    """Run with a terminal for stdin, stdout and stderr; return exit status and all that was shown."""
+    primary, secondary = pty.openpty()
+    process = cli.start(*args, stdin=secondary, stdout=secondary, stderr=secondary)
+    os.close(secondary)
+    shown = b""
+    try:
+        os.write(primary, typed)
+        while select.select([primary], [], [], 40)[0]:
+            try:
+                piece = os.read(primary, 65536)
+            except OSError:
+                break
+            if not piece:
+                break
+            shown += piece
+    finally:
+        os.close(primary)
+        process.wait(10)
+    return process.returncode, shown
 
 
 @pytest.fixture

@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import json
-import os
-import pty
 import re
-import select
 import signal
 import subprocess
+import termios
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import COMMAND, Cli
+from tests.cli.conftest import COMMAND, Cli, assert_gone, on_terminal
 
 pytestmark = pytest.mark.usefixtures("local")
-
-
-def processes_with(mark: str) -> list[str]:
-    """Return command lines of processes on this machine that hold `mark`."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if mark in line:
-                found.append(line)
-    return found
-
-
-def assert_gone(mark: str) -> None:
-    """Wait until no process holds `mark`, at most two seconds."""
-    end = time.monotonic() + 2
-    while (left := processes_with(mark)) and time.monotonic() < end:
-        time.sleep(0.02)
-    assert left == []
 
 
 def test_output_and_exit_status_are_the_programs_own(cli: Cli) -> None:
@@ -248,9 +226,13 @@ def test_signal_reaches_a_command_whose_reader_does_not_read(cli: Cli) -> None:
     with cli.start("run", "p.sh") as process:
         assert process.stderr is not None
         process.stderr.readline()
-        end = time.monotonic() + 0.5  # until the pipe is full and our write blocks
-        while time.monotonic() < end:
-            time.sleep(0.05)
+        assert process.stdout is not None
+        waiting, before, still = array.array("i", [0]), 0, 0
+        while still < 20:  # until the pipe is full, so that our write blocks
+            time.sleep(0.01)
+            before = waiting[0]
+            fcntl.ioctl(process.stdout, termios.FIONREAD, waiting)
+            still = still + 1 if waiting[0] == before > 0 else 0
         process.terminate()
         assert process.wait(10) == 130
 
@@ -263,28 +245,6 @@ def test_killed_command_leaves_nothing(cli: Cli) -> None:
         process.stdout.readline()
         process.kill()
     assert_gone(mark)
-
-
-def on_terminal(cli: Cli, *args: str, typed: bytes = b"") -> tuple[int, bytes]:
-    """Run with a terminal for stdin, stdout and stderr; return exit status and all that was shown."""
-    primary, secondary = pty.openpty()
-    process = cli.start(*args, stdin=secondary, stdout=secondary, stderr=secondary)
-    os.close(secondary)
-    shown = b""
-    try:
-        os.write(primary, typed)
-        while select.select([primary], [], [], 40)[0]:
-            try:
-                piece = os.read(primary, 65536)
-            except OSError:
-                break
-            if not piece:
-                break
-            shown += piece
-    finally:
-        os.close(primary)
-        process.wait(10)
-    return process.returncode, shown
 
 
 def test_terminal_cannot_be_attacked(cli: Cli) -> None:

@@ -1,0 +1,28 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Relative paths only, so that a path with a space in it works.
+PYTHON := .venv/bin/python
+DEMO := examples/sunspots
+
+.PHONY: demo test check bench setup clean
+
+demo: setup ## solve a real task in the real sandbox, with the model's side played back from a recording
+	$(PYTHON) -m agentexec solve "$$(cat $(DEMO)/task.txt)" --model replay:$(DEMO)/recorded.jsonl \
+	  --file $(DEMO)/sunspots.csv --workspace demo-output
+
+test: setup ## run the tests; AGENTEXEC_REQUIRE_ENGINES=1 makes a missing engine a failure
+	$(PYTHON) -m pytest -q
+
+check: setup ## lint, format, types, layering
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m pytest -q tests/test_layering.py
+
+bench: setup ## measure speed and memory beside their floors
+	$(PYTHON) -m tests.bench
+
+setup:
+	@sh .ci/setup
+
+clean:
+	rm -rf .venv dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

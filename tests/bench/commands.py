@@ -1,0 +1,33 @@
+"""The command line and the import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.bench.measure import Row, median_ms
+
+
+def _run(*arguments: str) -> None:
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+def import_time() -> list[Row]:
+    """`import agentexec` over a bare interpreter."""
+    bare = median_ms(lambda: _run("-c", "pass"), 15)
+    whole = median_ms(lambda: _run("-c", "import agentexec"), 15)
+    return [Row("import agentexec, over bare Python", whole - bare, "ms", most=150)]
+
+
+def run_command() -> list[Row]:
+    """The whole of `agentexec run hello.py`."""
+    with tempfile.TemporaryDirectory() as directory:
+        program = Path(directory, "hello.py")
+        program.write_text("print('hello')\n")
+        whole = median_ms(lambda: _run("-m", "agentexec", "run", str(program)), 11)
+    return [Row("agentexec run hello.py", whole, "ms", most=300)]
+
+
+MEASURES = (import_time, run_command)

@@ -1,0 +1,185 @@
+"""The local sandbox: latency, throughput, output and memory."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from sandboxes import CodeBlock, Executor, Limits, Result, open_executor
+from tests.bench.measure import Row, fork_floor, median_ms
+
+ROUNDS = 6
+FLOOD = "import sys\ns = ('x' * 99 + '\\n') * 100\nfor _ in range(100_000): sys.stdout.write(s)\n"
+
+
+async def timed(executor: Executor, code: str) -> tuple[float, Result]:
+    start = time.perf_counter()
+    result = await executor.run(CodeBlock(code))
+    elapsed = (time.perf_counter() - start) * 1e3
+    assert result.ok, result
+    return elapsed, result
+
+
+async def warm_block() -> list[Row]:
+    """`print(1)` on a warm sandbox, back to back and after a pause, beside a bare fork, in turns."""
+    floors: list[float] = []
+    busy: list[float] = []
+    rested: list[float] = []
+    async with open_executor("local") as executor:
+        await timed(executor, "print(1)")
+        for _ in range(ROUNDS):
+            floors.append(await asyncio.to_thread(fork_floor, 50))
+            busy += [(await timed(executor, "print(1)"))[0] for _ in range(50)]
+            for _ in range(20):
+                await asyncio.sleep(0.01)
+                rested.append((await timed(executor, "print(1)"))[0])
+    floor = statistics.median(floors)
+    return [
+        Row("warm print(1), back to back", statistics.median(busy), "ms", floor, ratio=1.3),
+        Row("warm print(1), after 10 ms rest", statistics.median(rested), "ms", floor, ratio=1.3),
+    ]
+
+
+async def preloaded() -> list[Row]:
+    """`import pandas` where pandas is preloaded."""
+    floors: list[float] = []
+    times: list[float] = []
+    async with open_executor("local", preload=["numpy", "pandas"]) as executor:
+        await timed(executor, "import pandas")
+        for _ in range(ROUNDS):
+            floors.append(await asyncio.to_thread(fork_floor, 50))
+            times += [(await timed(executor, "import pandas"))[0] for _ in range(40)]
+    loaded = fork_floor(100, "import pandas")
+    return [
+        Row("import pandas, preloaded", statistics.median(times), "ms", statistics.median(floors), ratio=2),
+        Row("  beside a fork with pandas loaded", statistics.median(times), "ms", loaded),
+    ]
+
+
+async def cold_start() -> list[Row]:
+    """From nothing to the first result."""
+    bwrap = ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"]
+    floor = median_ms(lambda: subprocess.run([*bwrap, sys.executable, "-I", "-c", "print(1)"], check=True,
+                                             stdout=subprocess.DEVNULL), 15)  # fmt: skip
+    times, closes = [], []
+    for _ in range(15):
+        start = time.perf_counter()
+        executor = open_executor("local")
+        await executor.start()
+        await executor.run(CodeBlock("print(1)"))
+        times.append((time.perf_counter() - start) * 1e3)
+        start = time.perf_counter()
+        await executor.close()
+        closes.append((time.perf_counter() - start) * 1e3)
+    return [
+        Row("cold start to first result", statistics.median(times), "ms", floor, most=60),
+        Row("  close", statistics.median(closes), "ms"),
+    ]
+
+
+async def throughput() -> list[Row]:
+    """200 blocks over 8 executors."""
+    executors = [open_executor("local") for _ in range(8)]
+    await asyncio.gather(*(executor.start() for executor in executors))
+    rates = []
+    try:
+        for _ in range(5):
+            pending = iter(range(200))
+
+            async def work(executor: Executor) -> None:
+                for number in pending:  # noqa: B023
+                    _, result = await timed(executor, f"print({number})")
+                    assert result.stdout == f"{number}\n"
+
+            start = time.perf_counter()
+            await asyncio.gather(*(work(executor) for executor in executors))
+            rates.append(200 / (time.perf_counter() - start))
+    finally:
+        await asyncio.gather(*(executor.close() for executor in executors))
+    return [Row("200 blocks, 8 executors", statistics.median(rates), "/s", least=500)]
+
+
+def _rss() -> int:
+    return psutil.Process().memory_info().rss
+
+
+async def flood() -> list[Row]:
+    """1 GB printed, beside the same program piped to cat."""
+    with tempfile.TemporaryDirectory() as directory:
+        program = Path(directory, "flood.py")
+        program.write_text(FLOOD)
+        piped = f"'{sys.executable}' -I '{program}' | cat >/dev/null"
+        floors, times, growth = [], [], []
+        async with open_executor("local", limits=Limits(wall_time=120)) as executor:
+            await timed(executor, "print(1)")
+            for _ in range(5):
+                start = time.perf_counter()
+                await asyncio.to_thread(subprocess.run, piped, shell=True, check=True)
+                floors.append(time.perf_counter() - start)
+                gc.collect()
+                before = _rss()
+                peak = asyncio.create_task(_peak())
+                elapsed, result = await timed(executor, FLOOD)
+                peak.cancel()
+                growth.append((max(_rss(), *_SAMPLES) - before) / (1 << 20))
+                times.append(elapsed / 1e3)
+                assert result.stdout_bytes == 1_000_000_000
+                assert result.truncated
+    return [
+        Row("1 GB printed", statistics.median(times), "s", statistics.median(floors), ratio=1.2),
+        Row("  growth of the host's memory", max(growth), "MiB", most=16),
+    ]
+
+
+_SAMPLES: list[int] = [0]
+
+
+async def _peak() -> None:
+    _SAMPLES[:] = [0]
+    while True:
+        _SAMPLES.append(_rss())
+        await asyncio.sleep(0.01)
+
+
+async def output_delay() -> list[Row]:
+    """Time from a write inside to the callback outside; both read the same monotonic clock."""
+    code = "import time\nfor _ in range(100):\n    print(time.monotonic_ns()); time.sleep(0.005)\n"
+    delays: list[float] = []
+
+    def seen(stream: str, data: bytes) -> None:
+        delays.append((time.monotonic_ns() - int(data.split()[-1])) / 1e6)
+
+    async with open_executor("local") as executor:
+        await executor.run(CodeBlock(code), on_output=seen)
+    return [Row("on_output delay", statistics.median(delays), "ms", most=5)]
+
+
+async def idle_memory() -> list[Row]:
+    """Memory that an idle sandbox has to itself: every page once, what others map too left out."""
+    before = set(psutil.pids())
+    async with open_executor("local") as executor:
+        await timed(executor, "print(1)")
+        await asyncio.sleep(0.3)
+        ours = {process.pid for process in psutil.Process().children(recursive=True)} - before
+        held = sum(_held(pid) for pid in ours)
+    return [Row("idle sandbox, private memory", held / 1024, "MiB", most=12)]
+
+
+def _held(pid: int) -> int:
+    """Return KiB: anonymous pages, divided among the processes that share them, and unshared file pages."""
+    fields = {}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+        name, value, *_ = line.split()
+        fields[name.rstrip(":")] = int(value)
+    return fields["Pss_Anon"] + fields["Private_Clean"]
+
+
+MEASURES = (warm_block, preloaded, cold_start, throughput, flood, output_delay, idle_memory)

@@ -1,0 +1,336 @@
+"""`agentexec solve`, as a process, against a real HTTP server and the real local sandbox."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Cli, assert_gone, on_terminal
+from tests.openai_server import Fault, OpenAIServer, error_body
+
+pytestmark = pytest.mark.usefixtures("local")
+
+BROKEN = "I add them up.\n\n```python\nprint(sum(numbers))\n```\n"
+REPAIRED = """Repaired.
+
+```python filename=add.py
+import csv, sys
+total = sum(int(row["n"]) for row in csv.DictReader(open("numbers.csv")))
+print("total", total)
+print("to stderr", file=sys.stderr)
+open("total.txt", "w").write(str(total))
+```
+"""
+REPLIES = {
+    "planner": ["1. Read the numbers.\n2. Add them up."],
+    "coder": [BROKEN, REPAIRED, "FINAL ANSWER: The total is 60."],
+    "reviewer": ["APPROVE"],
+}
+
+
+@pytest.fixture
+def scripted(cli: Cli, server: OpenAIServer) -> OpenAIServer:
+    cli.write("numbers.csv", "n\n10\n20\n30\n")
+    server.replies = {role: list(replies) for role, replies in REPLIES.items()}
+    return server
+
+
+def coder(server: OpenAIServer, *replies: str) -> None:
+    server.replies = {"coder": list(replies)}
+
+
+SOLVE = ("solve", "Add the numbers up.", "--file", "numbers.csv")
+ALONE = ("--no-plan", "--no-review")
+
+
+def test_failing_block_is_repaired_and_the_answer_is_all_of_stdout(cli: Cli, scripted: OpenAIServer) -> None:
+    done = cli(*SOLVE, "--workspace", "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "The total is 60.\n"
+    assert (cli.directory / "out/total.txt").read_text() == "60"
+    assert (cli.directory / "out/add.py").exists()
+    for shown in (
+        "model gpt-4o-mini",
+        "Read the numbers.",
+        "NameError",
+        "failed",
+        "  | total 60",
+        "  | to stderr",
+        "wrote total.txt",
+        "tokens in",
+        "$0.0",
+        "solved",
+    ):
+        assert shown in done.stderr
+    assert "\x1b" not in done.stderr
+    assert "sk-test" not in done.stderr
+
+
+def test_coder_is_told_what_went_wrong(cli: Cli, scripted: OpenAIServer) -> None:
+    cli(*SOLVE)
+    conversations = ["\n".join(m["content"] for m in r["messages"]) for r in scripted.requests]
+    assert any("NameError" in text for text in conversations)
+    assert all(request["stream"] for request in scripted.requests)
+
+
+def test_json_is_one_object(cli: Cli, scripted: OpenAIServer) -> None:
+    done = cli(*SOLVE, "--json")
+    assert done.returncode == 0
+    assert done.stdout.count("\n") == 1
+    result = json.loads(done.stdout)
+    assert set(result) >= {
+        *("status", "answer", "stop_reason", "turns", "blocks", "usage", "cost", "files", "run_id")
+    }
+    assert result["status"] == "solved"
+    assert result["answer"] == "The total is 60."
+    assert [block["result"]["verdict"] for block in result["blocks"]] == ["failed", "ok"]
+    assert set(result["blocks"][1]) == {"turn", "language", "filename", "code", "result"}
+    assert "total.txt" in result["files"]
+    assert result["usage"]["input_tokens"] == 100 * len(scripted.requests)
+    assert result["cost"] > 0
+
+
+def test_workspace_is_kept_and_its_path_printed(cli: Cli, scripted: OpenAIServer) -> None:
+    done = cli(*SOLVE)
+    path = re.search(r"workspace kept in (.+)$", done.stderr, re.MULTILINE)
+    assert path
+    assert (Path(path[1]) / "total.txt").read_text() == "60"
+    assert (Path(path[1]) / "numbers.csv").exists()
+
+
+def test_limits_reach_the_blocks(cli: Cli, server: OpenAIServer) -> None:
+    coder(server, "```python\nimport time; time.sleep(60)\n```", "FINAL ANSWER: It took too long.")
+    done = cli("solve", "Wait.", *ALONE, "--timeout", "0.5", "--json")
+    assert json.loads(done.stdout)["blocks"][0]["result"]["verdict"] == "timeout"
+
+
+def test_isolation_reaches_the_sandbox(cli: Cli, server: OpenAIServer) -> None:
+    coder(server, "```python\nprint(1)\n```", "FINAL ANSWER: 1")
+    done = cli("solve", "Print 1.", *ALONE, "--isolation", "none", "--json")
+    assert json.loads(done.stdout)["blocks"][0]["result"]["isolation"]["tier"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--max-turns", "3"], "max_turns"),
+        (["--max-tokens", "150"], "max_tokens"),
+        (["--max-cost", "0.00001"], "max_cost"),
+        (["--deadline", "1.5"], "deadline"),
+    ],
+)
+def test_unsolved_is_status_1_and_says_which_stop_condition(
+    cli: Cli, server: OpenAIServer, flags: list[str], reason: str
+) -> None:
+    coder(server, "```python\nimport time; time.sleep(0.3)\n```")
+    done = cli("solve", "Never ends.", *ALONE, *flags)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == ""
+    assert f"not_solved: {reason}" in done.stderr
+    assert json.loads(cli("solve", "x", *ALONE, *flags, "--json").stdout)["stop_reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("args", "env", "said"),
+    [
+        (["solve", "x"], {"AGENTEXEC_MODEL": ""}, "AGENTEXEC_MODEL.*OPENAI_API_KEY.*OPENAI_BASE_URL"),
+        (["solve", "x"], {"OPENAI_API_KEY": "", "OPENAI_BASE_URL": ""}, "OPENAI_API_KEY"),
+        (["solve", "x"], {"OPENAI_BASE_URL": "localhost"}, "OPENAI_BASE_URL"),
+        (["solve", " "], {}, "task is empty"),
+        (["solve"], {}, "TASK"),
+        (["solve", "x", "--file", "missing.csv"], {}, "missing.csv"),
+        (["solve", "x", "--file", "a/n.csv", "--file", "b/n.csv"], {}, "n.csv"),
+        (["solve", "x", "--approve", "always"], {}, "terminal"),
+        (["solve", "x", "--approve", "maybe"], {}, "--approve"),
+        (["solve", "x", "--max-turns", "0"], {}, "--max-turns: max_turns cannot be 0"),
+        (["solve", "x", "--max-cost", "much"], {}, "--max-cost"),
+        (["solve", "x", "--memory", "much"], {}, "--memory.*512M"),
+        (["solve", "x", "-s", "nowhere"], {}, "no executor is called 'nowhere'"),
+        (["solve", "x", "-s", "nowhere", "--isolation", "none"], {}, "no executor is called 'nowhere'"),
+        (["solve", "x", "-m", "replay:missing.jsonl"], {}, "missing.jsonl"),
+        (["solve", "x", "--record", "missing/run.jsonl"], {}, "missing/run.jsonl"),
+        (["solve", "x"], {"AGENTEXEC_APPROVE": "maybe"}, "AGENTEXEC_APPROVE.*'never' or 'always'"),
+    ],
+)
+def test_wrong_usage_is_status_2_and_says_what_to_set(
+    cli: Cli, server: OpenAIServer, args: list[str], env: dict[str, str], said: str
+) -> None:
+    for directory in ("a", "b"):
+        (cli.directory / directory).mkdir()
+        cli.write(f"{directory}/n.csv", "1")
+    done = cli(*args, env=env)
+    assert done.returncode == 2
+    assert re.search(said, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert server.requests == []
+    assert list(Path(cli.env["TMPDIR"]).iterdir()) == []
+
+
+def test_model_failure_is_status_3_and_what_was_done_is_kept(cli: Cli, scripted: OpenAIServer) -> None:
+    scripted.key = "another"
+    done = cli(*SOLVE)
+    assert done.returncode == 3
+    assert "OPENAI_API_KEY" in done.stderr
+    assert "sk-test-0123456789" not in done.stderr
+    result = json.loads(cli(*SOLVE, "--json").stdout)
+    assert result["status"] == "model_failed"
+
+
+def test_retry_is_shown_and_the_run_goes_on(cli: Cli, scripted: OpenAIServer) -> None:
+    scripted.faults = [
+        Fault("drop"),
+        Fault("status", status=429, body=error_body("Slow down"), headers={"Retry-After": "0.1"}),
+    ]
+    done = cli(*SOLVE)
+    assert done.returncode == 0
+    assert "planner: the reply from" in done.stderr
+    assert "Slow down; trying again in 0.1 s" in done.stderr
+
+
+@pytest.mark.usefixtures("plugin")
+def test_sandbox_failure_is_status_125(cli: Cli, scripted: OpenAIServer) -> None:
+    done = cli(*SOLVE, "-s", "broken")
+    assert done.returncode == 125
+    assert "apt install engine" in done.stderr
+    assert json.loads(cli(*SOLVE, "-s", "broken", "--json").stdout)["status"] == "sandbox_failed"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_keeps_the_run_so_far(cli: Cli, server: OpenAIServer, number: signal.Signals) -> None:
+    mark = f"sleep 547{int(number)}.25"
+    coder(server, f"```sh\ntrap '' INT TERM\ntouch ready\n{mark} &\necho up\n{mark}\n```")
+    with cli.start("solve", "x", *ALONE, "--json", "--workspace", "w") as process:
+        assert process.stderr is not None
+        while b"| up" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(number)
+        out, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    result = json.loads(out)
+    assert result["status"] == "interrupted"
+    assert result["blocks"][0]["result"]["verdict"] == "cancelled"
+    assert b"Traceback" not in err
+    assert (cli.directory / "w/ready").exists()
+    assert_gone(mark)
+
+
+def test_interrupt_while_the_model_writes(cli: Cli, server: OpenAIServer) -> None:
+    server.faults = [Fault("stall")]
+    with cli.start("solve", "x", *ALONE) as process:
+        while not server.requests:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert b"interrupted" in err
+    assert b"Traceback" not in err
+
+
+def test_killed_command_leaves_nothing(cli: Cli, server: OpenAIServer) -> None:
+    mark = "sleep 5477.75"
+    coder(server, f"```sh\nsetsid {mark} &\necho up\n{mark}\n```")
+    with cli.start("solve", "x", *ALONE) as process:
+        assert process.stderr is not None
+        while b"| up" not in process.stderr.readline():
+            assert process.poll() is None
+        process.kill()
+    assert_gone(mark)
+
+
+def test_recorded_run_replays_without_a_network(cli: Cli, scripted: OpenAIServer) -> None:
+    first = cli(*SOLVE, "--record", "run.jsonl", "--json")
+    assert first.returncode == 0
+    asked = len(scripted.requests)
+    offline = {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "OPENAI_API_KEY": ""}
+    again = cli(*SOLVE, "-m", "replay:run.jsonl", "--json", env=offline)
+    assert again.returncode == 0, again.stderr
+    assert len(scripted.requests) == asked
+    for name in ("answer", "turns", "usage", "cost"):
+        assert json.loads(again.stdout)[name] == json.loads(first.stdout)[name]
+    assert "replayed model (recorded run run.jsonl)" in again.stderr
+    assert "sk-test" not in (cli.directory / "run.jsonl").read_text()
+
+
+def test_replay_that_runs_out_is_status_3(cli: Cli, scripted: OpenAIServer) -> None:
+    cli(*SOLVE, "--record", "run.jsonl")
+    lines = (cli.directory / "run.jsonl").read_text().splitlines(keepends=True)
+    cli.write("short.jsonl", "".join(lines[:-2]))
+    done = cli(*SOLVE, "-m", "replay:short.jsonl")
+    assert done.returncode == 3
+    assert "record it again" in done.stderr
+
+
+# --- on a terminal
+
+ATTACK = (
+    r"""```python
+print("\x1b]52;c;bGV0bWVpbg==\x07 [bold red]not markup[/bold red] \u202eevil\u200b \r:smile:")
+```
+Prose with [red]markup[/red], a raw escape """
+    + "\x1b]0;title\x07"
+    + " and \u202e.\n"
+)
+
+
+def test_live_view_on_a_terminal(cli: Cli, scripted: OpenAIServer) -> None:
+    cli.env["TERM"] = "xterm-256color"
+    status, shown = on_terminal(cli, *SOLVE)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert status == 0
+    for part in ("1 planner", "Read the numbers.", "2 coder", "▶ python", "NameError", "■ failed", "■ ok"):
+        assert part in text
+    assert "The total is 60." in text
+    assert "$0.0" in text
+    assert shown.endswith(b"\r\n")
+    assert shown.rfind(b"\x1b[?25h") > shown.rfind(b"\x1b[?25l")  # the cursor is back
+
+
+@pytest.mark.parametrize("term", ["xterm-256color", "dumb"])
+def test_terminal_cannot_be_attacked(cli: Cli, server: OpenAIServer, term: str) -> None:
+    coder(server, ATTACK, "FINAL ANSWER: \x1b]52;c;eA==\x07 [blink]x[/blink] \u202e")
+    cli.env["TERM"] = term
+    status, shown = on_terminal(cli, "solve", "x", *ALONE)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())  # what the view itself uses
+    assert status == 0
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "\u200b" not in text
+    assert "\x07" not in text
+    for literal in ("[bold red]not markup[/bold red]", "[red]markup[/red]", "[blink]x[/blink]", ":smile:"):
+        assert literal in text
+    assert r"\x1b]52" in text
+
+
+def test_no_color(cli: Cli, scripted: OpenAIServer) -> None:
+    cli.env.update(TERM="xterm-256color", NO_COLOR="1")
+    _, shown = on_terminal(cli, *SOLVE)
+    colours = re.findall(rb"\x1b\[([0-9;]*)m", shown)
+    numbers = {int(number) for colour in colours for number in colour.split(b";") if number}
+    assert not [number for number in numbers if 30 <= number <= 48 or 90 <= number <= 107]
+
+
+def test_flood_is_not_shown_whole(cli: Cli, server: OpenAIServer) -> None:
+    coder(server, "```python\nfor i in range(300_000): print('line', i)\n```", "FINAL ANSWER: done")
+    done = cli("solve", "x", *ALONE)
+    assert done.returncode == 0
+    assert len(done.stderr) < 20_000
+    assert "bytes more, not shown" in done.stderr
+
+
+def test_approval_is_asked_on_the_terminal(cli: Cli, server: OpenAIServer) -> None:
+    run = "```python\nopen('ran.txt', 'a').write('x')\n```"
+    coder(server, run, run, "FINAL ANSWER: done")
+    cli.env["TERM"] = "xterm-256color"
+    status, shown = on_terminal(
+        cli, "solve", "x", *ALONE, "--approve", "always", "--workspace", "w", typed=b"what\nn\ny\n"
+    )
+    assert status == 0
+    assert shown.count(b"Run this python block? [y/n]") == 3
+    assert (cli.directory / "w/ran.txt").read_text() == "x"
+    assert b"the user said no" in shown
