@@ -17,7 +17,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-MODULES = ("linux", "frames", "capture", "files", "watch", "worker", "spare", "channel", "block", "supervisor")
+MODULES = ("linux", "frames", "capture", "files", "hidden", "watch", "worker", "spare", "channel", "block", "supervisor")
 """In the order of their imports."""
 
 PACKAGE = "_agentexec_runner"
@@ -40,15 +40,17 @@ _LOADER = """\
 import json, marshal, sys
 package = sys.modules[{package!r}] = type(sys)({package!r})
 package.__path__ = []
+names = [{package!r}]
 same = sys.hexversion == {version} and sys.implementation.name == "cpython"
 for name, source, code in marshal.loads(read({size})):
-    module = sys.modules[{package!r} + "." + name] = type(sys)({package!r} + "." + name)
+    names.append({package!r} + "." + name)
+    module = sys.modules[names[-1]] = type(sys)(names[-1])
     module.__package__ = {package!r}
     module.__file__ = "<" + name + ">"
     setattr(package, name, module)
     exec(marshal.loads(code) if same else compile(source, module.__file__, "exec"), module.__dict__)
 worker = package.supervisor.main(json.loads({config!r}))
-for name in [name for name in sys.modules if name.partition(".")[0] == {package!r}]:
+for name in names:
     del sys.modules[name]
 worker.main()
 """

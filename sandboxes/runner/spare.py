@@ -32,14 +32,14 @@ class Spare:
         page: Memory shared with it, see `Worker`.
     """
 
-    def __init__(self, workspace: int) -> None:
+    def __init__(self) -> None:
         self.page: Any = mmap.mmap(-1, 4096)
         job, self._job = os.pipe()
         self.stdout, stdout = os.pipe()
         self.stderr, stderr = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            raise Forked(Worker(job, stdout, stderr, self.page, workspace))
+            raise Forked(Worker(job, stdout, stderr, self.page))
         for descriptor in (job, stdout, stderr):
             os.close(descriptor)
         for descriptor in (self.stdout, self.stderr):

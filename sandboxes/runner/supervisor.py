@@ -21,7 +21,7 @@ from .files import DIRECTORY, Listing, Refused, Upload, open_regular, refusal, r
 from .frames import CHUNK, DATA, encode
 from .spare import Forked, Spare
 from .watch import DiskMeter, Watch
-from .worker import Worker
+from .worker import Worker, prepare_streams
 
 MAX_CODE = 64 << 20
 """Bytes of code in one block."""
@@ -48,7 +48,9 @@ class Supervisor:
         config["pid_namespace"] = os.getpid() == 1
         if not config["pid_namespace"]:
             linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
+            os.setsid()  # no terminal of the host's for the blocks
         linux.prctl(linux.PR_SET_DUMPABLE, 0)
+        prepare_streams()
         os.environ.clear()
         os.environ.update(config["env"])
         self._wakeup = self._watch_children()
@@ -101,7 +103,7 @@ class Supervisor:
         operations = {"run": self._run, "put": self._put, "get": self._get, "cancel": self._ignore}
         while True:
             if self._ahead is None:
-                spare = Spare(self._root)
+                spare = Spare()
                 self._ahead = spare, Watch(self._config, self._disk)
             request = self._channel.next_request()
             operation = operations.get(request.get("op", ""))

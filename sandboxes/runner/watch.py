@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import resource
-import stat
 import time
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from .files import MIN_FILE, Entry, walk
-from .linux import processes, stat_fields
+from .hidden import RESIDENT, Memory, memory_without_name, page_tables, task_fields, unlinked_files, without_vforked
+from .linux import processes
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 CORES = os.cpu_count() or 1
@@ -68,8 +68,7 @@ class Watch:
         self._shmem_before = _meminfo_shmem()
         self._full_before = self._full()
         self._suspect_since = 0.0
-        self._mapped: Dict[int, Tuple[int, int]] = {}
-        self._memfds: Dict[Tuple[int, int], int] = {}
+        self._holdings: Dict[int, Memory] = {}
         self.peak_memory = 0
         self.delay = SHORTEST
 
@@ -84,11 +83,11 @@ class Watch:
         tree = {}
         for pid in processes(self._pid_namespace):
             try:
-                tree[pid] = stat_fields(pid)
+                tree[pid] = task_fields(pid)
             except (OSError, IndexError):
                 continue
         breach = self._check_cpu(tree) or self._check_memory(tree) or self._check_processes(tree)
-        breach = breach or self._disk.check(self._limits["disk"])
+        breach = breach or self._disk.check(self._limits["disk"], tree)
         # Many busy processes make looking slow; it must not become all that the supervisor does.
         self.delay = max(self.delay, MOST_OF_TIME * (time.monotonic() - started))
         return breach
@@ -109,46 +108,43 @@ class Watch:
 
     def _check_memory(self, tree: Dict[int, List[str]]) -> Optional[Breach]:
         limit = self._limits["memory"]
-        used = PAGE * sum(int(stat[21]) for stat in tree.values())  # field 24: resident pages
+        tree = without_vforked(tree)
+        used = PAGE * sum(int(stat[RESIDENT]) for stat in tree.values())
+        tables = page_tables(tree, limit // 4)
         files = _tmpfs_used(self._tmpfs)
         unseen = _meminfo_shmem() - self._shmem_before - files
-        if used + files > limit or unseen > UNSEEN:
+        if used + tables + files > limit or unseen > UNSEEN:
             # Resident pages count what is shared once for each process, and do not count memory files that
             # nobody maps; so before anybody is killed, look exactly.
-            exact = self._exact_memory(tree, used)
+            exact = self._exact_memory(tree, used, unseen)
             if exact is None:
                 self._again_in(SHORTEST)
                 return None
             used = exact
-        used += files
+        used += tables + files
         self.peak_memory = max(self.peak_memory, used)
         self._again_in((limit - used) / (FILL_RATE * CORES))
         if used <= limit:
             return None
         return "memory", "used %s of memory; the limit is %s" % (megabytes(used), megabytes(limit))
 
-    def _exact_memory(self, tree: Dict[int, List[str]], most: int) -> Optional[int]:
+    def _exact_memory(self, tree: Dict[int, List[str]], most: int, unseen: int) -> Optional[int]:
         """Return bytes of the tree without its files, or None if that takes longer than one sample may.
 
         Reading a process's map waits for its memory lock, which a fork bomb may hold for long. So this goes on
-        at the next sample where it had to stop; after `PATIENCE`, `most` has to do.
+        at the next sample where it had to stop; after `PATIENCE`, the worst is believed.
         """
         started = time.monotonic()
         self._suspect_since = self._suspect_since or started
         for pid, fields in tree.items():
-            if pid not in self._mapped:
+            if pid not in self._holdings:
                 if time.monotonic() - started > DiskMeter.SLICE:
-                    return most if started - self._suspect_since > PATIENCE else None
-                try:
-                    self._mapped[pid] = _smaps(pid)
-                    self._memfds.update(_memfds(pid))
-                except OSError:  # it made itself undumpable, or ended
-                    self._mapped[pid] = PAGE * int(fields[21]), 0
-        private = sum(self._mapped[pid][0] for pid in tree)
-        shared = sum(self._mapped[pid][1] for pid in tree)
-        total = private + max(shared, sum(self._memfds.values())) + _sysv_shared(self._pid_namespace)
-        self._mapped, self._memfds, self._suspect_since = {}, {}, 0.0
-        return total
+                    return max(most, unseen) if started - self._suspect_since > PATIENCE else None
+                self._holdings[pid] = Memory(pid, fields)
+        holdings = [self._holdings[pid] for pid in tree]
+        segments = _sysv_shared(self._pid_namespace)
+        self._holdings, self._suspect_since = {}, 0.0
+        return sum(one.private for one in holdings) + segments + memory_without_name(holdings, unseen - segments)
 
     def _check_processes(self, tree: Dict[int, List[str]]) -> Optional[Breach]:
         limit = self._limits["processes"]
@@ -180,6 +176,7 @@ class DiskMeter:
 
     def __init__(self, root: int) -> None:
         self._root = root
+        self._device = os.fstat(root).st_dev
         self._walk: Optional[Iterator[Entry]] = None
         self._sum = 0
         self._tolerated = 0
@@ -196,12 +193,17 @@ class DiskMeter:
         self._tolerated = self._sum
         self._free = self._free_bytes()
 
-    def check(self, limit: int) -> Optional[Breach]:
+    def check(self, limit: int, tree: Dict[int, List[str]]) -> Optional[Breach]:
         """Measure for a slice of time; return whether the block made the directory larger than it may be."""
         self._look(self.SLICE)
-        if self._sum <= max(limit, self._tolerated):
+        used = self._sum
+        # A file that was removed and is still open takes space too.
+        unseen = self._free - self._free_bytes() - max(0, self._sum - self._tolerated)
+        if unseen > UNSEEN:
+            used += unlinked_files(tree, self._device, unseen)
+        if used <= max(limit, self._tolerated):
             return None
-        return "disk", "the workspace holds %s; the limit is %s" % (megabytes(self._sum), megabytes(limit))
+        return "disk", "the workspace holds %s; the limit is %s" % (megabytes(used), megabytes(limit))
 
     def settle(self, seconds: float) -> None:
         """A block ended: if it used much space, measure to the end, within a bound."""
@@ -252,46 +254,6 @@ def _meminfo_shmem() -> int:
     except OSError:
         pass
     return 0
-
-
-def _smaps(pid: int) -> Tuple[int, int]:
-    """Return bytes of private memory, and of shared memory without a name; each page divided by its users.
-
-    Files in memory-backed directories and System V segments are counted where they are, mapped or not.
-    """
-    private = shared = pss = 0
-    nameless = False
-    with open("/proc/%d/smaps" % pid, "rb") as file:
-        for line in file:
-            if line.startswith(b"Pss:"):
-                pss = int(line.split()[1]) * 1024
-                if nameless:
-                    shared += pss
-            elif line.startswith(b"Anonymous:") and not nameless:
-                private += min(pss, int(line.split()[1]) * 1024)
-            elif line[:1] in b"0123456789abcdef" and b"-" in line[:20]:
-                fields = line.split(None, 5)
-                nameless = len(fields) > 5 and fields[5].startswith((b"/dev/zero", b"/memfd:"))
-    return private, shared
-
-
-def _memfds(pid: int) -> Dict[Tuple[int, int], int]:
-    """Return device and inode to bytes of the nameless memory files that a process holds open."""
-    found = {}
-    try:
-        names = os.listdir("/proc/%d/fd" % pid)
-    except OSError:
-        return {}
-    for name in names:
-        path = "/proc/%d/fd/%s" % (pid, name)
-        try:
-            if os.readlink(path).startswith("/memfd:"):
-                status = os.stat(path)
-                if stat.S_ISREG(status.st_mode):
-                    found[status.st_dev, status.st_ino] = status.st_blocks * 512
-        except OSError:
-            continue
-    return found
 
 
 def _sysv_shared(pid_namespace: bool) -> int:

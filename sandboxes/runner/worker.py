@@ -36,13 +36,12 @@ class Worker:
         stdout: Descriptor that becomes 1.
         stderr: Descriptor that becomes 2.
         page: Memory shared with the supervisor: byte 0 is how far the worker got, byte 1 the errno that ended it.
-        workspace: Descriptor of the directory to run in.
     """
 
-    def __init__(self, job: int, stdout: int, stderr: int, page: Any, workspace: int) -> None:
+    def __init__(self, job: int, stdout: int, stderr: int, page: Any) -> None:
         self._job = job
         self._page = page
-        os.setsid()
+        os.setpgid(0, 0)  # so that `kill(0)` is the block's own business
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -50,13 +49,13 @@ class Worker:
         linux.prctl(linux.PR_SET_DUMPABLE, 1)
         _prefer_for_oom()
         os.nice(NICE)
-        os.fchdir(workspace)
         os.dup2(stdout, 1)
         os.dup2(stderr, 2)
         os.dup2(job, 3)
         self._job = 3
         os.closerange(4, 256)
-        _renew_streams()
+        self._main = _new_main()
+        _reseed()
 
     def main(self) -> NoReturn:
         """Wait for the job, and do it."""
@@ -70,7 +69,7 @@ class Worker:
         if job["argv"]:
             self._exec(job["argv"])
         self._page[0] = RUNNING
-        code = run_python(job["path"], job["source"], self._page)
+        code = run_python(self._main, job["path"], job["source"], self._page)
         self._page[0] = ENDED
         os._exit(code)
 
@@ -95,38 +94,22 @@ def _prefer_for_oom() -> None:
         pass
 
 
-def _renew_streams() -> None:
+def prepare_streams() -> None:
+    """Make the standard streams, before any fork, what blocks are to find behind descriptors 0, 1 and 2."""
     # Lines go out as they are printed, so that a block that is killed has said what it said.
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        errors = "backslashreplace" if name == "stderr" else "surrogateescape"
-        stream = open(number, mode, encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
-        if mode == "w":
-            stream.reconfigure(line_buffering=True)
-        stream.mode = mode
-        setattr(sys, name, stream)
-        setattr(sys, "__%s__" % name, stream)
+    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+        assert isinstance(stream, io.TextIOWrapper)
+        stream.reconfigure(encoding="utf-8", errors=errors, line_buffering=True)
+    assert isinstance(sys.stdin, io.TextIOWrapper)
+    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
-def run_python(path: str, source: bytes, page: Any) -> int:
-    """Run a program as `__main__` and end the interpreter's business; return the exit status."""
+def _new_main() -> ModuleType:
     main = ModuleType("__main__")
-    main.__dict__.update(__file__=path, __builtins__=__builtins__, __loader__=_loader(path), __cached__=None)
+    main.__dict__.update(__builtins__=__builtins__, __cached__=None)
     sys.modules["__main__"] = main
-    sys.argv = [path]
-    sys.path.insert(0, os.path.dirname(path))
     sys.dont_write_bytecode = True
-    _reseed()
-    status = 0
-    try:
-        code: CodeType = compile(source, path, "exec", dont_inherit=True)
-        exec(code, main.__dict__)  # noqa: S102 - that is the product
-    except BaseException as error:
-        status = _report(error, page)
-    return _finish(main, status, page)
-
-
-def _loader(path: str) -> Any:
-    return SourceFileLoader("__main__", path)
+    return main
 
 
 def _reseed() -> None:
@@ -134,6 +117,20 @@ def _reseed() -> None:
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()
+
+
+def run_python(main: ModuleType, path: str, source: bytes, page: Any) -> int:
+    """Run a program as `__main__` and end the interpreter's business; return the exit status."""
+    main.__dict__.update(__file__=path, __loader__=SourceFileLoader("__main__", path))
+    sys.argv = [path]
+    sys.path.insert(0, os.path.dirname(path))
+    status = 0
+    try:
+        code: CodeType = compile(source, path, "exec", dont_inherit=True)
+        exec(code, main.__dict__)  # noqa: S102 - that is the product
+    except BaseException as error:
+        status = _report(error, page)
+    return _finish(main, status, page)
 
 
 def _report(error: BaseException, page: Any) -> int:
