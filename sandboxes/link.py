@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 import time
@@ -108,12 +109,12 @@ class RunnerLink:
             SandboxUnavailable: the sandbox cannot be used on this machine.
             SandboxStartError: it did not come up; carries what it printed.
         """
-        stream = await sandbox.launch(bootstrap_argv(), limits)
+        stream = await _launch(sandbox, limits)
         link = cls(stream, limits)
         try:
             await link._start({**_DEFAULT_OPTIONS, **sandbox.runner_options()})
         except BaseException:
-            await stream.close()
+            await uninterrupted(stream.close())
             raise
         return link
 
@@ -257,6 +258,21 @@ class RunnerLink:
     async def close(self) -> None:
         """End the runner and everything in its sandbox."""
         await self._stream.close()
+
+
+async def _launch(sandbox: Sandbox, limits: Limits) -> ByteStream:
+    """Launch a runner; if that is cancelled half-way, what was started is ended before this raises."""
+    launching = asyncio.ensure_future(sandbox.launch(bootstrap_argv(), limits))
+    try:
+        return await asyncio.shield(launching)
+    except asyncio.CancelledError:
+
+        async def undo() -> None:
+            with contextlib.suppress(SandboxError):
+                await (await launching).close()
+
+        await uninterrupted(undo())
+        raise
 
 
 _DEFAULT_OPTIONS: dict[str, Any] = {

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import psutil
+
 from sandboxes.errors import SandboxStartError, SandboxUnavailable
 from sandboxes.executor import Executor
 from sandboxes.isolation import bwrap
@@ -27,6 +29,10 @@ IsolationName = Literal["auto", "bwrap", "landlock", "none"]
 
 NPROC_PER_NAMESPACE = (5, 14)
 """Since Linux 5.14, RLIMIT_NPROC counts within the user namespace; before, all that the user has anywhere."""
+
+
+LAUNCH_TIMEOUT = 10.0
+"""Seconds for bwrap to make its namespaces."""
 
 
 class LocalSandbox(Sandbox):
@@ -98,28 +104,18 @@ class LocalSandbox(Sandbox):
             group = PidsGroup.create(limits.processes + 1 + threads)
             if group is None:
                 raise SandboxStartError("cannot make a control group, although they looked usable")
-        stream: ProcessStream | None = None
         with bwrap.BwrapCommand(self._interpreter, self.workspace, command, limits) as start:
-            info = start.info
+            stream = await BwrapStream.spawn(start.argv, env={}, pass_fds=start.pass_fds)
+            stream.group = group
+            start.close_theirs()
             try:
-                stream = await BwrapStream.spawn(start.argv, env={}, pass_fds=start.pass_fds)
-            except BaseException:
-                os.close(info)
-                raise
-        assert isinstance(stream, BwrapStream)
-        stream.group = group
-        try:
-            pid = await asyncio.get_running_loop().run_in_executor(None, bwrap.read_info, info)
-            if pid is None:
+                async with asyncio.timeout(LAUNCH_TIMEOUT):
+                    pid = await bwrap.read_info(start.info)
+                if group is not None:
+                    group.add(pid)
+            except (EOFError, TimeoutError, OSError) as error:
                 await stream.close()
-                raise SandboxUnavailable(bwrap.explain(stream.diagnosis()))
-            if group is not None:
-                group.add(pid)
-        except OSError as error:
-            await stream.close()
-            raise SandboxStartError(f"the sandbox did not come up: {stream.diagnosis() or error}") from None
-        finally:
-            os.close(info)
+                raise SandboxUnavailable(bwrap.explain(stream.diagnosis() or repr(error))) from None
         return stream
 
     def runner_options(self) -> Mapping[str, Any]:
@@ -194,11 +190,16 @@ class BwrapStream(ProcessStream):
 
     group: PidsGroup | None = None
 
+    def kill(self) -> None:
+        """End PID 1 of the sandbox, and with it everything inside; bwrap follows."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self.pid).children():
+                child.kill()
+
     async def close(self) -> None:
         await super().close()
         if self.group is not None:
-            with contextlib.suppress(OSError):
-                self.group.close()
+            self.group.close()
             self.group = None
 
 

@@ -82,6 +82,10 @@ class ProcessStream(ByteStream):
         """Process id of what was started."""
         return self._process.pid
 
+    def kill(self) -> None:
+        """End the process at once, as `close` does with one that does not end by itself."""
+        self._process.kill()
+
     async def receive(self) -> bytes:
         try:
             return await self._reader.read(1 << 16)
@@ -97,7 +101,7 @@ class ProcessStream(ByteStream):
             return
         self._writer.transport.abort()
         if not await wait_exit(self._process, EXIT_GRACE):
-            self._process.kill()
+            self.kill()
             await wait_exit(self._process, EXIT_GRACE)
         self.diagnosis()
         os.close(self._stderr)

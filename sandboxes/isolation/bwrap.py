@@ -6,6 +6,7 @@ it starts with an empty environment, since /proc shows both of PID 1.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -68,6 +69,10 @@ class BwrapCommand:
 
     Use as a context manager around the start; the descriptors are closed at its end.
 
+    There is no `--die-with-parent`: it kills bwrap's outer half only, and if that dies before it has written the
+    user map, the inner half waits for it for ever (bubblewrap 0.8). The runner ends when its stream does, and
+    everything inside with it, at whatever moment we are killed.
+
     Args:
         interpreter: What the runner is started with.
         workspace: Directory of this machine that becomes `/workspace`.
@@ -106,12 +111,18 @@ class BwrapCommand:
     @property
     def pass_fds(self) -> list[int]:
         """Descriptors that bwrap inherits."""
-        return self._descriptors
+        # The reading end of `info` too: if we are killed, bwrap would die of writing to it, half-way.
+        return [*self._descriptors, self.info]
 
     def __enter__(self) -> BwrapCommand:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close_theirs()
+        os.close(self.info)
+
+    def close_theirs(self) -> None:
+        """Close what only bwrap needs; its end is seen on `info` only then."""
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors = []
@@ -124,7 +135,7 @@ def _namespaces(limits: Limits) -> Iterator[str]:
     if limits.network:
         yield "--share-net"
     yield from ("--uid", str(UID), "--gid", str(UID), "--hostname", "sandbox")
-    yield from ("--cap-drop", "ALL", "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv")
+    yield from ("--cap-drop", "ALL", "--new-session", "--as-pid-1", "--clearenv")
     yield from ("--setenv", "LANG", "C.UTF-8")
 
 
@@ -161,17 +172,26 @@ def _writable(interpreter: Interpreter, workspace: Path, limits: Limits) -> Iter
     yield from ("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", WORKSPACE)
 
 
-def read_info(descriptor: int) -> int | None:
-    """Return the id of PID 1 of the sandbox as this machine sees it, from what bwrap wrote; None if it failed."""
+async def read_info(descriptor: int) -> int:
+    """Wait until bwrap has made its namespaces; return the id of PID 1 in there, as this machine sees it.
+
+    Raises:
+        EOFError: bwrap failed before.
+    """
+    loop = asyncio.get_running_loop()
     text = b""
-    while piece := os.read(descriptor, 4096):
+    while not text.rstrip().endswith(b"}"):
+        ready = loop.create_future()
+        loop.add_reader(descriptor, lambda: ready.done() or ready.set_result(None))  # noqa: B023
+        try:
+            await ready
+        finally:
+            loop.remove_reader(descriptor)
+        piece = os.read(descriptor, 4096)
+        if not piece:
+            raise EOFError("bwrap ended at its start")
         text += piece
-        if text.rstrip().endswith(b"}"):
-            break
-    try:
-        return int(json.loads(text)["child-pid"])
-    except (ValueError, KeyError, TypeError):
-        return None
+    return int(json.loads(text)["child-pid"])
 
 
 def explain(words: str) -> str:

@@ -105,6 +105,7 @@ class Block:
     def _serve(self, started: float) -> None:
         deadline = started + self._limits["wall_time"]
         next_sample = started + self._watch.delay
+        self._take_requests()  # a cancellation may have come in one piece with the block
         while self._status < 0 and not self._verdict:
             now = time.monotonic()
             if now >= deadline:
@@ -261,7 +262,8 @@ class Block:
         if (page[0] == ENDED and page[1] in NO_SPACE) or self._watch.filled_up():
             self._message = "no space left"
             return "disk"
-        if signal_number == signal.SIGXCPU and self._limits.get("cpu_time") is not None:
-            self._message = "used %g s of CPU" % self._limits["cpu_time"]
+        limit = self._limits.get("cpu_time")
+        if signal_number == signal.SIGXCPU and limit is not None and self._watch.cpu_time() >= limit:
+            self._message = "used %g s of CPU" % limit
             return "cpu_time"
         return verdict

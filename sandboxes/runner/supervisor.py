@@ -6,13 +6,16 @@ can signal it, and its end is the end of everything. It forks a warm worker ahea
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
+import select
 import signal
 import sys
+import threading
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from . import linux
 from .block import Block, block_rlimits
@@ -25,12 +28,36 @@ from .worker import Worker, prepare_streams
 
 MAX_CODE = 64 << 20
 """Bytes of code in one block."""
+CLOCK_REALTIME_COARSE = 5 if sys.platform.startswith("linux") else time.CLOCK_REALTIME
+"""Python has no name for it. The precise clock runs up to a tick ahead of change times."""
 SETTLE = 1.0
 """Seconds for measuring the workspace after a block that wrote much."""
 
 
 class StartError(Exception):
     """The runner cannot work here; the host is told why."""
+
+
+@contextlib.contextmanager
+def _ends_with_host(reading: int) -> Iterator[None]:
+    """While imports of others keep us busy, for ever perhaps, a thread sees to it that we end when the host does."""
+    wait, stop = os.pipe()
+
+    def watch() -> None:
+        poller = select.poll()
+        poller.register(reading, select.POLLIN)  # the host says nothing before our hello, so this is its end
+        poller.register(wait, select.POLLIN)
+        if reading in dict(poller.poll()):
+            os._exit(1)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        os.close(stop)
+        thread.join()
+        os.close(wait)
 
 
 class Supervisor:
@@ -80,11 +107,13 @@ class Supervisor:
             raise StartError("cannot use the workspace %s: %s" % (path, error.strerror)) from None
 
     def _preload(self, modules: List[str]) -> None:
-        for name in modules:
-            try:
-                importlib.import_module(name)
-            except Exception as error:
-                raise StartError("cannot preload %r: %s: %s" % (name, type(error).__name__, error)) from None
+        if modules:
+            with _ends_with_host(self._channel.reading):
+                for name in modules:
+                    try:
+                        importlib.import_module(name)
+                    except Exception as error:
+                        raise StartError("cannot preload %r: %s: %s" % (name, type(error).__name__, error)) from None
         gc.collect()
         # What is loaded now is never looked at again by a worker's collector: no copies of its pages.
         gc.freeze()
@@ -128,7 +157,7 @@ class Supervisor:
         if argv and not _which(argv[0]):
             raise Refused("no_interpreter", "%s is not installed in this sandbox" % argv[0])
         # The kernel's clock for change times; a change after this moment is never older.
-        since = time.clock_gettime_ns(getattr(time, "CLOCK_REALTIME_COARSE", time.CLOCK_REALTIME))
+        since = time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
         filename = request.get("filename")
         path = filename or self._unused_name(request["suffix"])
         self._write(path, bytes(code), keep=bool(filename))
@@ -248,6 +277,7 @@ def _which(command: str) -> bool:
 
 def main(config: Dict[str, Any]) -> Worker:
     """Serve the host; returns only in a forked worker, which is to be run by the caller."""
+    os.closerange(3, 256)  # what a launcher left open
     reading, writing = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)

@@ -8,6 +8,7 @@ becomes the interpreter by exec.
 from __future__ import annotations
 
 import atexit
+import builtins
 import gc
 import io
 import marshal
@@ -16,6 +17,7 @@ import resource
 import signal
 import sys
 import threading
+import weakref
 from importlib.machinery import SourceFileLoader
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, Dict, List, NoReturn, Optional
@@ -26,6 +28,10 @@ compile("", "<warm>", "exec")  # the first use of the compiler costs a milliseco
 NICE = 10
 """Blocks give way to the supervisor, which has to get a word in among as many busy processes as they may have."""
 NOT_STARTED, RUNNING, ENDED, EXEC_FAILED = range(4)
+STARTUP = frozenset(
+    "__main__ _collections_abc _sitebuiltins abc codecs encodings genericpath io ntpath os posixpath site stat".split()
+)
+"""Loaded before the first line of any program, so that no file beside it can take their names."""
 
 
 class Worker:
@@ -54,7 +60,7 @@ class Worker:
         os.dup2(job, 3)
         self._job = 3
         os.closerange(4, 256)
-        self._main = _new_main()
+        _new_main()
         _reseed()
 
     def main(self) -> NoReturn:
@@ -69,7 +75,7 @@ class Worker:
         if job["argv"]:
             self._exec(job["argv"])
         self._page[0] = RUNNING
-        code = run_python(self._main, job["path"], job["source"], self._page)
+        code = run_python(job["path"], job["source"], self._page)
         self._page[0] = ENDED
         os._exit(code)
 
@@ -104,12 +110,10 @@ def prepare_streams() -> None:
     sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
-def _new_main() -> ModuleType:
-    main = ModuleType("__main__")
-    main.__dict__.update(__builtins__=__builtins__, __cached__=None)
-    sys.modules["__main__"] = main
+def _new_main() -> None:
+    main = sys.modules["__main__"] = ModuleType("__main__")
+    main.__dict__.update(__annotations__={}, __builtins__=builtins, __cached__=None)
     sys.dont_write_bytecode = True
-    return main
 
 
 def _reseed() -> None:
@@ -119,18 +123,43 @@ def _reseed() -> None:
         numpy_random.seed()
 
 
-def run_python(main: ModuleType, path: str, source: bytes, page: Any) -> int:
+def run_python(path: str, source: bytes, page: Any) -> int:
     """Run a program as `__main__` and end the interpreter's business; return the exit status."""
-    main.__dict__.update(__file__=path, __loader__=SourceFileLoader("__main__", path))
+    directory = os.path.dirname(path)
+    names = sys.modules["__main__"].__dict__
+    names.update(__file__=path, __loader__=SourceFileLoader("__main__", path))
     sys.argv = [path]
-    sys.path.insert(0, os.path.dirname(path))
-    status = 0
+    if hasattr(sys, "orig_argv"):
+        sys.orig_argv = [sys.executable, path]
+    sys.path.insert(0, directory)
+    _make_way(directory)
+    failure: Optional[BaseException] = None
     try:
         code: CodeType = compile(source, path, "exec", dont_inherit=True)
-        exec(code, main.__dict__)  # noqa: S102 - that is the product
+        exec(code, names)  # noqa: S102 - that is the product
     except BaseException as error:
-        status = _report(error, page)
-    return _finish(main, status, page)
+        failure = error
+    # Not in the handler: an exception in the program's own hook would be said to have come while handling that.
+    status = 0 if failure is None else _report(failure, page)
+    # Whatever we still hold would outlive `__main__`.
+    failure = None
+    del names
+    return _finish(directory, status, page)
+
+
+def _make_way(directory: str) -> None:
+    """Forget modules of ours that have the name of one beside the program, which is the one it is to find."""
+    try:
+        beside = os.listdir(directory)
+    except OSError:
+        return
+    for entry in beside:
+        name = entry[:-3] if entry.endswith(".py") else entry
+        if name not in sys.modules or name in STARTUP or name in sys.builtin_module_names:
+            continue
+        if entry != name or os.path.exists(os.path.join(directory, name, "__init__.py")):
+            for loaded in [loaded for loaded in sys.modules if loaded == name or loaded.startswith(name + ".")]:
+                del sys.modules[loaded]
 
 
 def _report(error: BaseException, page: Any) -> int:
@@ -139,17 +168,18 @@ def _report(error: BaseException, page: Any) -> int:
         return _exit_status(error.code)
     if isinstance(error, OSError) and error.errno:
         page[1] = min(error.errno, 255)
-    trace = _without_ours(error.__traceback__)
-    error.__traceback__ = trace
+    error.__traceback__ = _without_ours(error.__traceback__)
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
     try:
-        sys.excepthook(type(error), error, trace)
+        sys.excepthook(type(error), error, error.__traceback__)
+    except SystemExit as leaving:
+        return _exit_status(leaving.code)
     except BaseException as hook_error:
-        if isinstance(hook_error, SystemExit):
-            return _exit_status(hook_error.code)
-        sys.stderr.write("Error in sys.excepthook:\n")
+        hook_error.__traceback__ = _without_ours(hook_error.__traceback__)
+        _say("Error in sys.excepthook:\n")
         sys.__excepthook__(type(hook_error), hook_error, hook_error.__traceback__)
-        sys.stderr.write("\nOriginal exception was:\n")
-        sys.__excepthook__(type(error), error, trace)
+        _say("\nOriginal exception was:\n")
+        sys.__excepthook__(type(error), error, error.__traceback__)
     if isinstance(error, KeyboardInterrupt):
         return -int(signal.SIGINT)
     return 1
@@ -165,34 +195,81 @@ def _exit_status(code: Any) -> int:
     if code is None:
         return 0
     if isinstance(code, int):
-        return code & 0xFF
-    _flush(sys.stdout)
+        # What does not fit into a C long counts as -1.
+        return code & 0xFF if -(1 << 63) <= code < 1 << 63 else 255
+    _flush(getattr(sys, "stdout", None))
     try:
-        sys.stderr.write("%s\n" % (code,))
-    except Exception:  # noqa: S110 - stderr may be closed or gone; the status says it all
-        pass
+        text = str(code)
+    except Exception:
+        text = ""
+    _say(text + "\n")
     return 1
 
 
-def _finish(main: ModuleType, status: int, page: Any) -> int:
-    """Join threads, run exit functions, destroy what `__main__` holds, flush; as a normal end does."""
+def _say(text: str) -> None:
+    try:
+        sys.stderr.write(text)
+    except Exception:  # noqa: S110 - stderr may be closed or gone; the status says it all
+        pass
+
+
+def _finish(directory: str, status: int, page: Any) -> int:
+    """Join threads, run exit functions, destroy what the program's modules hold, flush; as a normal end does."""
     try:
         threading._shutdown()  # type: ignore[attr-defined]
     except BaseException as error:
         _report(error, page)
-    atexit._run_exitfuncs()
-    flushed = _flush(sys.stdout)
+    try:
+        atexit._run_exitfuncs()
+    except BaseException:  # noqa: S110 - before 3.10 it raises the last error, which it has printed
+        pass
+    flushed = _flush(getattr(sys, "stdout", None))
+    _flush_files()
     if threading.active_count() == 1:  # daemon threads would see their globals vanish
-        _clear(main.__dict__)
-        gc.collect()
-    for item in gc.get_objects():
-        if type(item) in (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom):
-            _flush(item)
-    _flush(sys.stderr)
+        _destroy_modules(directory)
+        _flush_files()
+    _flush(getattr(sys, "stderr", None))
     if status == -int(signal.SIGINT):
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     return 120 if status == 0 and not flushed else status
+
+
+def _flush_files() -> None:
+    # The collector may close a descriptor before the buffer that writes to it.
+    for item in gc.get_objects():
+        if type(item) in (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom):
+            _flush(item)
+
+
+def _destroy_modules(directory: str) -> None:
+    """Let go of `__main__` and of modules beside it.
+
+    The collector runs the finalizers first, while globals are still what they were; only what survives that
+    is emptied name by name.
+    """
+    for name in ("last_exc", "last_type", "last_value", "last_traceback"):
+        if hasattr(sys, name):
+            setattr(sys, name, None)
+    survivors = [weakref.ref(sys.modules.pop(name)) for name in _modules_below(directory)]
+    gc.collect()
+    for survivor in survivors:
+        module = survivor()
+        if module is not None:
+            _clear(module.__dict__)
+            module = None
+            gc.collect()
+
+
+def _modules_below(directory: str) -> List[str]:
+    found = []
+    for name, module in list(sys.modules.items()):
+        if type(module) is ModuleType:  # asking others for an attribute may load them
+            file = module.__dict__.get("__file__")
+            beside = isinstance(file, str) and file.startswith(directory + os.sep) and file.endswith(".py")
+            if name == "__main__" or (beside and "site-packages" not in str(file)):
+                found.append(name)
+    return found
 
 
 def _clear(names: Dict[str, Any]) -> None:

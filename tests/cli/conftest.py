@@ -123,7 +123,7 @@ def cli(tmp_path: Path) -> Cli:
 @pytest.fixture
 def local() -> None:
     """Needs the local sandbox."""
-    if shutil.which("bwrap") is None and not os.environ.get("AGENTEXEC_TEST_REQUIRE_ENGINES"):
+    if shutil.which("bwrap") is None and not os.environ.get("AGENTEXEC_REQUIRE_ENGINES"):
         pytest.skip("bubblewrap is not installed")
 
 

@@ -1,0 +1,183 @@
+"""Runs a hostile block, and checks afterwards what has to hold after every one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import select
+import socket
+import textwrap
+import threading
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from sandboxes import CodeBlock, Executor, Limits, OnOutput, Result
+from tests.sandboxes.backends import Backend
+
+GRACE = 2.0
+"""Seconds after `wall_time` within which a call must have returned."""
+WALL = 10.0
+"""Default `wall_time`: never reached by a case that is not about time, on any machine."""
+PROBE = "import os; print('next', sorted(int(name) for name in os.listdir('/proc') if name.isdigit()), os.getpid())"
+
+
+class Canaries:
+    """Things on this machine that no block may see, touch or reach.
+
+    Attributes:
+        secret: Text that must never come out of a sandbox.
+        file: A file that holds it.
+        port: TCP and UDP port on the loopback interface.
+        abstract: Name of an abstract unix socket, without the NUL.
+        path: Of a unix socket.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.secret = f"secret-{secrets.token_hex(8)}"
+        self.file = directory / "canary.txt"
+        self.file.write_text(self.secret)
+        self.path = directory / "canary.sock"
+        self.abstract = f"canary-{secrets.token_hex(8)}"
+        tcp = socket.create_server(("127.0.0.1", 0))
+        self.port: int = tcp.getsockname()[1]
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        udp.bind(("127.0.0.1", self.port))
+        unix = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(2)]
+        for listener, name in zip(unix, (f"\0{self.abstract}", str(self.path)), strict=True):
+            listener.bind(name)
+            listener.listen()
+        self._sockets = [tcp, udp, *unix]
+        self._before = self._look()
+
+    def _look(self) -> tuple[object, ...]:
+        directory = self.file.parent
+        status = self.file.stat()
+        return sorted(os.listdir(directory)), self.file.read_text(), status.st_mode, status.st_mtime_ns, status.st_nlink
+
+    def assert_untouched(self) -> None:
+        assert self._look() == self._before
+        assert select.select(self._sockets, [], [], 0)[0] == [], "something inside reached a socket of the host"
+
+    def close(self) -> None:
+        for each in self._sockets:
+            each.close()
+
+
+def open_descriptors() -> dict[int, str]:
+    """Return what this process has open."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+    return found
+
+
+class Arena:
+    """A backend, a workspace, and canaries around them.
+
+    Attributes:
+        workspace: The directory on this machine.
+        canaries: What blocks must not reach. Python blocks find it described in `HOST`.
+    """
+
+    def __init__(self, backend: Backend, directory: Path) -> None:
+        self.backend = backend
+        self.workspace = directory / "workspace"
+        self.workspace.mkdir(mode=0o755)
+        outside = directory / "outside"
+        outside.mkdir()
+        self.canaries = Canaries(outside)
+        self.tag = f"tag-{secrets.token_hex(8)}"
+
+    def source(self, code: str) -> str:
+        """Return a Python block, dedented, with `HOST` set."""
+        host = {
+            "secret_file": str(self.canaries.file),
+            "port": self.canaries.port,
+            "abstract": self.canaries.abstract,
+            "path": str(self.canaries.path),
+            "tag": self.tag,
+            "pid": os.getpid(),
+        }
+        return f"HOST = {host!r}\n{textwrap.dedent(code)}"
+
+    @contextlib.asynccontextmanager
+    async def executor(self, **limits: Any) -> AsyncIterator[Executor]:
+        """Open an executor; when it is closed, check that nothing of it is left."""
+        descriptors = open_descriptors()
+        threads = {thread for thread in threading.enumerate() if thread.is_alive()}
+        processes = self.backend.processes()
+        async with self.backend.open(
+            Limits(**{"wall_time": WALL, **limits}), workspace=self.workspace
+        ) as executor:
+            yield executor
+            self.assert_clean_outside()
+        await asyncio.get_running_loop().shutdown_default_executor()
+        left = self.backend.processes() - processes
+        assert not left, f"processes are left after close: {sorted(left)}"
+        assert open_descriptors() == descriptors
+        assert {thread for thread in threading.enumerate() if thread.is_alive()} <= threads
+
+    def assert_clean_outside(self) -> None:
+        self.canaries.assert_untouched()
+        assert not tagged(self.tag), "a process of the block has survived it"
+
+    async def run(
+        self,
+        executor: Executor,
+        code: str,
+        *,
+        verdict: str = "ok",
+        language: str = "python",
+        on_output: OnOutput | None = None,
+        filename: str | None = None,
+    ) -> Result:
+        """Run a hostile block, and a harmless one after it."""
+        source = self.source(code) if language == "python" else textwrap.dedent(code)
+        started = time.monotonic()
+        result = await executor.run(
+            CodeBlock(source, language=language, filename=filename), on_output=on_output
+        )
+        took = time.monotonic() - started
+        assert took < executor.limits.wall_time + GRACE, f"took {took:.2f} s"
+        assert result.verdict == verdict, (result.verdict, result.message, result.stdout[-500:], result.stderr[-1500:])
+        assert self.canaries.secret not in result.stdout + result.stderr
+        self.assert_clean_outside()
+        await self.assert_usable(executor)
+        return result
+
+    async def assert_usable(self, executor: Executor) -> None:
+        after = await executor.run(CodeBlock(PROBE))
+        assert after.verdict == "ok", (after.message, after.stderr)
+        word, _, rest = after.stdout.strip().partition(" ")
+        pids, _, own = rest.rpartition(" ")
+        assert word == "next"
+        assert pids == str(sorted([1, int(own)])), f"other processes are inside: {after.stdout}"
+
+    async def attack(
+        self,
+        code: str,
+        *,
+        verdict: str = "ok",
+        language: str = "python",
+        on_output: OnOutput | None = None,
+        **limits: Any,
+    ) -> Result:
+        """Open an executor, run one hostile block in it, and check everything."""
+        async with self.executor(**limits) as executor:
+            return await self.run(executor, code, verdict=verdict, language=language, on_output=on_output)
+
+
+def tagged(tag: str) -> list[int]:
+    """Return the ids of processes on this machine with a tag in their arguments."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if tag.encode() in Path(f"/proc/{name}/cmdline").read_bytes():
+                    found.append(int(name))
+    return found
