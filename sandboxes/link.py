@@ -8,8 +8,8 @@ import json
 import secrets
 import time
 from collections import deque
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NoReturn, Self
+from collections.abc import Awaitable, Mapping
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -41,10 +41,16 @@ from sandboxes.runner.frames import (
 from sandboxes.sandbox import ByteStream, Sandbox
 from sandboxes.types import Limits, OnOutput
 
+T = TypeVar("T")
+
 START_TIMEOUT = 60.0
 """Seconds for a runner to say hello, its preloads included."""
 GRACE = 1.5
 """Seconds after `wall_time` without a word from the runner, after which it counts as lost."""
+LAST_WORDS = 10.0
+"""Seconds after `wall_time` for which a runner may go on talking; what a block can leave to be said is bounded."""
+FILE_TIMEOUT, SLOWEST = 60.0, 1 << 20
+"""Seconds that a file may take on its way, and one more for each so many bytes of it."""
 MAX_BANNER = 1 << 16
 """Bytes that may come before the runner's first frame: a login banner, an entry point's chatter."""
 
@@ -89,6 +95,7 @@ class Outcome:
         self.stderr = stderr
         self.live = live
         self.reason = ""
+        self.answered = False
 
 
 class RunnerLink:
@@ -99,6 +106,7 @@ class RunnerLink:
         self._limits = limits
         self._decoder = Decoder()
         self._frames: deque[tuple[int, bytes]] = deque()
+        self.closed = False
         self.hello: dict[str, Any] = {}
 
     @classmethod
@@ -186,15 +194,17 @@ class RunnerLink:
             request["filename"] = filename
         outcome = Outcome(None, b"", b"", {LIVE_STDOUT: HeadTail(1 << 20), LIVE_STDERR: HeadTail(1 << 20)})
         try:
-            await self._send(encode_control(request) + b"".join(encode_chunks(DATA, code)))
+            sending = self._send(encode_control(request) + b"".join(encode_chunks(DATA, code)))
+            await _bounded(self._limits.wall_time + GRACE, sending)
             await self._collect(outcome, on_output)
         except SandboxLostError as error:
             outcome.reason = str(error)
             return outcome
-        except SandboxError:
+        except SandboxProtocolError:
             raise
         except BaseException:
-            await uninterrupted(self._abandon())
+            if not outcome.answered:
+                await uninterrupted(self._abandon())
             raise
         return outcome
 
@@ -202,8 +212,11 @@ class RunnerLink:
         deadline = time.monotonic() + self._limits.wall_time
         kept = {KEPT_STDOUT: bytearray(), KEPT_STDERR: bytearray()}
         while True:
+            left = deadline - time.monotonic()
+            if left < -LAST_WORDS:
+                raise SandboxLostError("the runner does not come to an end")
             try:
-                kind, payload = await self._next(GRACE + max(0.0, deadline - time.monotonic()))
+                kind, payload = await self._next(GRACE + max(0.0, left))
             except TimeoutError:
                 raise SandboxLostError("the runner does not answer") from None
             if kind in outcome.live:
@@ -215,6 +228,7 @@ class RunnerLink:
                 if len(kept[kind]) > self._limits.output:
                     raise SandboxProtocolError("from the sandbox: more output than the limit")
             elif kind == CONTROL:
+                outcome.answered = True
                 outcome.report = _report(payload)
                 outcome.stdout, outcome.stderr = bytes(kept[KEPT_STDOUT]), bytes(kept[KEPT_STDERR])
                 return
@@ -224,8 +238,8 @@ class RunnerLink:
     async def _abandon(self) -> None:
         """End the running block and read on to its report; failing that, end the sandbox."""
         try:
-            await self.cancel()
             async with asyncio.timeout(GRACE):
+                await self.cancel()
                 while (await self._next())[0] != CONTROL:
                     pass
         except (TimeoutError, SandboxError):
@@ -237,6 +251,9 @@ class RunnerLink:
 
     async def put(self, path: str, data: bytes) -> None:
         """Write a file; see `Executor.put`."""
+        await _bounded(FILE_TIMEOUT + len(data) / SLOWEST, self._put(path, data))
+
+    async def _put(self, path: str, data: bytes) -> None:
         await self._send(encode_control({"op": "put", "path": path, "size": len(data)}))
         for frame in encode_chunks(DATA, data):
             await self._send(frame)
@@ -244,6 +261,9 @@ class RunnerLink:
 
     async def get(self, path: str, max_bytes: int) -> bytes:
         """Read a file; see `Executor.get`."""
+        return await _bounded(FILE_TIMEOUT + max_bytes / SLOWEST, self._get(path, max_bytes))
+
+    async def _get(self, path: str, max_bytes: int) -> bytes:
         await self._send(encode_control({"op": "get", "path": path, "max_bytes": max_bytes}))
         content = bytearray()
         while True:
@@ -257,7 +277,21 @@ class RunnerLink:
 
     async def close(self) -> None:
         """End the runner and everything in its sandbox."""
+        self.closed = True
         await self._stream.close()
+
+
+async def _bounded(seconds: float, work: Awaitable[T]) -> T:
+    """Await something that the runner may hold up, but not for longer.
+
+    Raises:
+        SandboxLostError: the time is over.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError:
+        raise SandboxLostError("the runner does not answer") from None
 
 
 async def _launch(sandbox: Sandbox, limits: Limits) -> ByteStream:

@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import psutil
-
 from sandboxes.errors import SandboxStartError, SandboxUnavailable
 from sandboxes.executor import Executor
 from sandboxes.isolation import bwrap
@@ -192,6 +190,8 @@ class BwrapStream(ProcessStream):
 
     def kill(self) -> None:
         """End PID 1 of the sandbox, and with it everything inside; bwrap follows."""
+        import psutil  # hardly ever needed, and a tenth of this package's import
+
         with contextlib.suppress(psutil.NoSuchProcess):
             for child in psutil.Process(self.pid).children():
                 child.kill()

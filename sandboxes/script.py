@@ -18,7 +18,7 @@ from sandboxes.executor import DEFAULT_GET_BYTES, Executor
 from sandboxes.languages import find_language
 from sandboxes.link import Outcome, Report, RunnerLink, uninterrupted
 from sandboxes.paths import workspace_path
-from sandboxes.runner.frames import LIVE_STDERR, LIVE_STDOUT
+from sandboxes.runner.frames import LIVE_STDERR, LIVE_STDOUT, MAX_CODE
 from sandboxes.sandbox import Sandbox
 from sandboxes.types import CodeBlock, Isolation, Limits, OnOutput, Result, WorkspaceFile
 
@@ -66,7 +66,11 @@ class ScriptExecutor(Executor):
                 raise SandboxClosedError("the executor is closed; open a new one")
             if self._state == "new":
                 self._refuse_unenforceable()
-                await self._open()
+                try:
+                    await self._open()
+                except BaseException:
+                    await uninterrupted(self._sandbox.close())
+                    raise
 
     def _refuse_unenforceable(self) -> None:
         asked = sorted(set(self._isolation.unenforced) & self._limits.model_fields_set)
@@ -78,6 +82,9 @@ class ScriptExecutor(Executor):
 
     async def _open(self) -> None:
         self._link = await RunnerLink.open(self._sandbox, self._limits)
+        if self._state == "closed":  # meanwhile
+            await uninterrupted(self._link.close())
+            raise SandboxClosedError("the executor was closed while it started")
         self._state = "open"
 
     def _ready(self) -> RunnerLink:
@@ -91,8 +98,9 @@ class ScriptExecutor(Executor):
         language = find_language(block.language)
         filename = None if block.filename is None else workspace_path(block.filename)
         code = block.code.encode("utf-8", "surrogatepass")
-        if len(code) > self._limits.file_size:
-            raise FileTooLarge(f"the block has {len(code)} bytes; file_size allows {self._limits.file_size}")
+        if len(code) > min(self._limits.file_size, MAX_CODE):
+            most = min(self._limits.file_size, MAX_CODE)
+            raise FileTooLarge(f"the block has {len(code)} bytes; at most {most} are possible")
         async with self._lock:
             link = self._ready()
             self._running = True
@@ -120,9 +128,13 @@ class ScriptExecutor(Executor):
         except (SandboxLostError, SandboxProtocolError):
             await self._lose()
             raise
+        finally:
+            if self._link is not None and self._link.closed:
+                await self._lose()
 
     async def _lose(self) -> None:
-        self._state = "lost"
+        if self._state != "closed":
+            self._state = "lost"
         if self._link is not None:
             await uninterrupted(self._link.close())
 

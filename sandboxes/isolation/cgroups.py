@@ -8,7 +8,7 @@ import secrets
 from pathlib import Path
 from typing import Self
 
-import psutil
+from sandboxes.runner.linux import stat_fields
 
 ROOT = Path("/sys/fs/cgroup")
 PREFIX = "agentexec-"
@@ -27,8 +27,7 @@ class PidsGroup:
             if not (parent / "cgroup.procs").exists():
                 continue
             _remove_stale(parent)
-            started = int(psutil.Process().create_time())
-            path = parent / f"{PREFIX}{os.getpid()}-{started}-{secrets.token_hex(4)}"
+            path = parent / f"{PREFIX}{os.getpid()}-{_start_time(os.getpid())}-{secrets.token_hex(4)}"
             try:
                 path.mkdir()
             except OSError:
@@ -73,12 +72,17 @@ def _remove_stale(parent: Path) -> None:
     """Remove groups whose owner was killed. A group that is in use cannot be removed, whoever tries."""
     for path in parent.glob(f"{PREFIX}*"):
         try:
-            pid, started = map(int, path.name.removeprefix(PREFIX).split("-")[:2])
-            alive = int(psutil.Process(pid).create_time()) == started
-        except psutil.NoSuchProcess:
+            pid, started = path.name.removeprefix(PREFIX).split("-")[:2]
+            alive = _start_time(int(pid)) == started
+        except OSError:
             alive = False
         except ValueError:
             continue
         if not alive:
             with contextlib.suppress(OSError):
                 path.rmdir()
+
+
+def _start_time(pid: int) -> str:
+    """Return when a process started, which tells it from a later one with the same id."""
+    return stat_fields(pid)[19]  # field 22 of proc(5)

@@ -6,6 +6,10 @@ from collections import deque
 from typing import Deque
 
 
+PIECE = 4096
+"""Bytes up to which small pieces are joined."""
+
+
 class HeadTail:
     """The first and the last `limit / 2` bytes of what was fed; all of it, if it fits.
 
@@ -30,7 +34,10 @@ class HeadTail:
             data = data[room:]
         if not data:
             return
-        self._tail.append(data)
+        if self._tail and len(self._tail[-1]) + len(data) <= PIECE:
+            self._tail[-1] += data  # a byte at a time, each would be an object
+        else:
+            self._tail.append(data)
         self._tail_size += len(data)
         while self._tail and self._tail_size - len(self._tail[0]) >= self._tail_limit:
             self._tail_size -= len(self._tail.popleft())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 Signature = Tuple[int, int, int, int]
@@ -268,7 +269,7 @@ class Listing:
     def __init__(self, root: int) -> None:
         self._root = root
         self._known: Dict[str, Signature] = {}
-        self.changed(since=1 << 62)
+        self.changed(1 << 62, 10.0)
 
     def learn(self, path: str) -> None:
         """Remember a file that was put there by the host."""
@@ -277,15 +278,17 @@ class Listing:
         except OSError:
             self._known.pop(path, None)
 
-    def changed(self, since: int) -> List[Dict[str, Any]]:
+    def changed(self, since: int, seconds: float) -> List[Dict[str, Any]]:
         """Return path, size and sha256 of what changed since a time (ns since the epoch), sorted by path.
 
-        Looks at `MAX_KNOWN` files at the most, and returns `MAX_LISTED` of them at the most.
+        Looks at `MAX_KNOWN` entries at the most, and returns `MAX_LISTED` of them at the most. Gives up looking,
+        and then hashing, when `seconds` have passed.
         """
         known: Dict[str, Signature] = {}
         found: List[str] = []
-        for directory, name, path, status in walk(self._root):
-            if len(known) >= MAX_KNOWN:
+        end = time.monotonic() + seconds
+        for count, (directory, name, path, status) in enumerate(walk(self._root)):
+            if count >= MAX_KNOWN or (count % 64 == 63 and time.monotonic() > end):
                 break
             if not stat.S_ISREG(status.st_mode) or len(path) >= MAX_PATH:
                 continue
@@ -300,7 +303,7 @@ class Listing:
         listed = []
         for path in sorted(found)[:MAX_LISTED]:
             size = known[path][1]
-            record = _record(self._root, path, hashed=size <= budget)
+            record = _record(self._root, path, size <= budget, end)
             if record is not None:
                 budget -= size
                 listed.append(record)
@@ -325,14 +328,14 @@ def _strip_setuid(directory: int, name: str) -> Optional[Signature]:
         os.close(file)
 
 
-def _record(root: int, path: str, hashed: bool) -> Optional[Dict[str, Any]]:
+def _record(root: int, path: str, hashed: bool, end: float) -> Optional[Dict[str, Any]]:
     try:
         file = open_regular(root, path)
     except Refused:
         return None
     try:
         size = os.fstat(file).st_size
-        digest = _sha256(file) if hashed else None
+        digest = _sha256(file, end) if hashed else None
     except OSError:
         return None
     finally:
@@ -341,14 +344,15 @@ def _record(root: int, path: str, hashed: bool) -> Optional[Dict[str, Any]]:
     return {"path": name, "size": size, "sha256": digest}
 
 
-def _sha256(file: int) -> str:
+def _sha256(file: int, end: float) -> Optional[str]:
     # Imported only where a block left a file: OpenSSL would be a third of an idle runner's memory.
     # The interpreter's own prefix is read-only, so what is loaded here is what the host meant.
     import hashlib
 
     digest = hashlib.sha256()
-    while True:
+    while time.monotonic() < end:
         piece = os.read(file, 1 << 18)
         if not piece:
             return digest.hexdigest()
         digest.update(piece)
+    return None

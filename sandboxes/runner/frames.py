@@ -18,6 +18,8 @@ from typing import Any, Dict, Iterator, Tuple
 
 HEADER = struct.Struct("!IB")
 MAX_PAYLOAD = 1 << 20
+MAX_CODE = 64 << 20
+"""Bytes of code in one block."""
 CHUNK = 1 << 16
 """Payload size of DATA, LIVE and KEPT frames that our own ends send at the most."""
 

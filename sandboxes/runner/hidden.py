@@ -10,12 +10,13 @@ import stat
 import time
 from typing import Dict, Iterator, List, Tuple
 
-from .linux import stat_fields
+from .linux import LIBC, stat_fields
 
 # Fields of proc(5), counted from the state.
 STATE, PARENT, THREADS, STARTED, VIRTUAL, RESIDENT = 0, 1, 17, 19, 20, 21
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
+IPC_RMID = 0
 VFORK = 1.0
 """Seconds that a child may take from vfork to exec; they are milliseconds on an idle machine."""
 
@@ -85,6 +86,16 @@ def page_tables(tree: Dict[int, List[str]], worth: int) -> int:
         except OSError:
             continue
     return total
+
+
+def remove_segments() -> None:
+    """Remove all System V shared memory of the namespace; it outlives its processes."""
+    try:
+        with open("/proc/sysvipc/shm", "rb") as file:
+            for line in file.readlines()[1:]:
+                LIBC.shmctl(int(line.split()[1]), IPC_RMID, None)
+    except (OSError, ValueError, IndexError):
+        pass
 
 
 class Memory:

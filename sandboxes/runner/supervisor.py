@@ -20,18 +20,19 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 from . import linux
 from .block import Block, block_rlimits
 from .channel import Channel, HostGone
-from .files import DIRECTORY, Listing, Refused, Upload, open_regular, refusal, reopen, write_new
-from .frames import CHUNK, DATA, encode
+from .files import DIRECTORY, Listing, Refused, Upload, open_regular, refusal, remove_tree, reopen, write_new
+from .frames import CHUNK, DATA, MAX_CODE, encode
+from .hidden import remove_segments
 from .spare import Forked, Spare
 from .watch import DiskMeter, Watch
 from .worker import Worker, prepare_streams
 
-MAX_CODE = 64 << 20
-"""Bytes of code in one block."""
 CLOCK_REALTIME_COARSE = 5 if sys.platform.startswith("linux") else time.CLOCK_REALTIME
 """Python has no name for it. The precise clock runs up to a tick ahead of change times."""
-SETTLE = 1.0
+SETTLE = 0.4
 """Seconds for measuring the workspace after a block that wrote much."""
+LOOK = 0.5
+"""Seconds for finding and hashing what a block wrote; the host gives a runner 1.5 s after `wall_time` in all."""
 
 
 class StartError(Exception):
@@ -132,6 +133,7 @@ class Supervisor:
         operations = {"run": self._run, "put": self._put, "get": self._get, "cancel": self._ignore}
         while True:
             if self._ahead is None:
+                self._disk.rest()
                 spare = Spare()
                 self._ahead = spare, Watch(self._config, self._disk)
             request = self._channel.next_request()
@@ -173,7 +175,7 @@ class Supervisor:
         if not filename:
             self._remove(path)
         self._disk.settle(SETTLE)
-        report["files"] = self._listing.changed(since)
+        report["files"] = self._listing.changed(since, LOOK)
         self._blame_file_size(report)
         self._channel.send(dict(report, op="result"))
 
@@ -191,9 +193,17 @@ class Supervisor:
         spare, watch = self._ahead
         self._ahead = None
         try:
-            return Block(self._config, self._channel, spare, watch, live, self._wakeup).run(job)
+            report = Block(self._config, self._channel, spare, watch, live, self._wakeup).run(job)
         finally:
             spare.close()
+        # Nobody is left who could use these, and the next block must not pay for them.
+        if self._config["pid_namespace"]:
+            remove_segments()
+        if report["verdict"] == "memory" and watch.files_weigh():
+            for path in self._config["tmpfs"]:
+                remove_tree(path)
+            report["message"] += "; what was in memory-backed directories is removed"
+        return report
 
     def _blame_file_size(self, report: Dict[str, Any]) -> None:
         """A program that is stopped by the file size limit in a process of its own leaves a file of that size."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import resource
 import time
+from types import GeneratorType
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from .files import MIN_FILE, Entry, walk
@@ -155,6 +156,10 @@ class Watch:
             return None
         return "failed", "ran %d processes and threads; the limit is %d" % (count, limit)
 
+    def files_weigh(self) -> bool:
+        """Whether memory-backed directories hold so much that the next block would have next to nothing left."""
+        return _tmpfs_used(self._tmpfs) > self._limits["memory"] // 2
+
     def filled_up(self) -> bool:
         """Whether a memory-backed directory is full to the brim, and was not before the block."""
         return self._full() and not self._full_before
@@ -180,6 +185,7 @@ class DiskMeter:
         self._walk: Optional[Iterator[Entry]] = None
         self._sum = 0
         self._tolerated = 0
+        self._measured = True
         self._busy = 0.0
         self._next = 0.0
         self._free = self._free_bytes()
@@ -193,9 +199,23 @@ class DiskMeter:
         self._tolerated = self._sum
         self._free = self._free_bytes()
 
+    def rest(self) -> None:
+        """Give up an unfinished measurement, whose descriptors a fork would inherit."""
+        if isinstance(self._walk, GeneratorType):
+            self._walk.close()
+            self._walk, self._next, self._measured = None, 0.0, False
+
     def check(self, limit: int, tree: Dict[int, List[str]]) -> Optional[Breach]:
         """Measure for a slice of time; return whether the block made the directory larger than it may be."""
         self._look(self.SLICE)
+        if not self._measured:
+            # What was there before is still being counted; until that is done, the space that went has to do.
+            used = self._free - self._free_bytes()
+            if self._walk is None:
+                self._measured, self._tolerated = True, self._sum
+            if used <= limit:
+                return None
+            return "disk", "wrote %s; the limit is %s" % (megabytes(used), megabytes(limit))
         used = self._sum
         # A file that was removed and is still open takes space too.
         unseen = self._free - self._free_bytes() - max(0, self._sum - self._tolerated)

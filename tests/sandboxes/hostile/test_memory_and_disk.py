@@ -1,0 +1,311 @@
+"""Section B: memory and disk."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from sandboxes import CodeBlock, Limits
+from sandboxes.runner.files import remove_tree
+from tests.sandboxes.hostile.arena import Arena
+
+MEMORY = {
+    "bytearray": "held = [bytearray(b'x' * MIB) for _ in range(400)]",
+    "list that grows": "held = [0]\nwhile True: held += held",
+    "touched mmap": "m = mmap.mmap(-1, 400 * MIB, flags=mmap.MAP_PRIVATE)\nfor at in range(0, len(m), 4096): m[at] = 1",
+    "shared mmap": "m = mmap.mmap(-1, 400 * MIB)\nfor at in range(0, len(m), 4096): m[at] = 1",
+    "many children below the limit": """
+for _ in range(8):
+    if os.fork() == 0:
+        held = bytearray(b"x" * 40 * MIB)
+        time.sleep(30)
+time.sleep(30)
+""",
+    "vfork children": "held = bytearray(b'x' * 90 * MIB)\nfor _ in range(3): os.fork()\nheld[:] = b'y' * len(held)",
+    "shared memory": "fill('/dev/shm/a')",
+    "shared memory in many files": "for i in range(400): fill('/dev/shm/%d' % i, 1)",
+    "memfd": "file = os.memfd_create('a')\nwhile True: os.write(file, MIB * b'x')",
+    "memfd of an undumpable process": """
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+for _ in range(8):
+    file = os.memfd_create("a")
+    for _ in range(60): os.write(file, MIB * b"x")
+""",
+    "memfd in a socket's queue": """
+a, b = socket.socketpair()
+for _ in range(8):
+    file = os.memfd_create("a")
+    for _ in range(60): os.write(file, MIB * b"x")
+    socket.send_fds(a, [b"x"], [file])
+    os.close(file)
+""",
+    "shared memory that is not mapped": """
+maps = []
+for _ in range(8):
+    maps.append(mmap.mmap(-1, 60 * MIB))
+    for at in range(0, len(maps[-1]), 4096): maps[-1][at] = 1
+    maps[-1].madvise(mmap.MADV_DONTNEED)
+""",
+    "memfd of a thread with descriptors of its own": """
+def hide():
+    for _ in range(8):
+        file = os.memfd_create("a")
+        for _ in range(60): os.write(file, MIB * b"x")
+    time.sleep(30)
+def close_range():
+    ctypes.CDLL(None).syscall(436, 1000, 2000, 2)
+    hide()
+threading.Thread(target=close_range).start()
+time.sleep(30)
+""",
+    "System V segments": """
+libc = ctypes.CDLL(None)
+libc.shmat.restype = ctypes.c_void_p
+for _ in range(8):
+    at = libc.shmat(libc.shmget(0, 60 * MIB, 0o1600), None, 0)
+    ctypes.memset(at, 1, 60 * MIB)
+    libc.shmdt(ctypes.c_void_p(at))
+""",
+    "process whose first thread has ended": """
+def hog():
+    time.sleep(0.1)
+    held = [bytearray(b"x" * MIB) for _ in range(400)]
+    time.sleep(30)
+threading.Thread(target=hog).start()
+ctypes.CDLL(None).syscall(60, 0)
+""",
+    "page tables": """
+m = mmap.mmap(-1, 1 << 38, flags=mmap.MAP_PRIVATE | 0x4000, prot=mmap.PROT_READ)
+m.madvise(15)
+for at in range(0, len(m), 2 << 20): m[at]
+""",
+}
+PRELUDE = """
+import ctypes, mmap, os, socket, threading, time
+MIB = 1 << 20
+def fill(path, most=400):
+    with open(path, "wb", 0) as file:
+        for _ in range(most): file.write(b"x" * MIB)
+print("before", flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", MEMORY)
+async def test_memory_limit_holds_the_whole_tree(arena: Arena, how: str) -> None:
+    code = PRELUDE + MEMORY[how] + "\ntime.sleep(30)\n"
+    started = time.monotonic()
+    result = await arena.attack(code, verdict="memory", memory="128M", file_size="500M", wall_time=8)
+    assert time.monotonic() - started < 8
+    assert result.stdout == "before\n"
+    assert "limit is 128 MiB" in result.message
+
+
+async def test_memory_of_the_host_is_free_again(arena: Arena) -> None:
+    code = PRELUDE + "fill('/dev/shm/a')"
+    async with arena.executor(memory="128M", file_size="500M") as executor:
+        for _ in range(3):
+            await arena.run(executor, code, verdict="memory")
+            result = await arena.run(executor, "import os; os.remove('/dev/shm/a')")
+            assert result.ok
+
+
+async def test_exit_status_137_of_a_large_program_is_its_own(arena: Arena) -> None:
+    code = "import os; held = bytearray(b'x' * (50 << 20)); os._exit(137)"
+    assert (await arena.attack(code, verdict="failed", memory="200M")).exit_code == 137
+
+
+async def test_forked_copies_count_once(arena: Arena) -> None:
+    code = """
+    import os, time
+    held = bytearray(b"x" * (60 << 20))
+    for _ in range(5):
+        if os.fork() == 0:
+            time.sleep(0.5)
+            os._exit(0)
+    time.sleep(0.4)
+    print("done")
+    """
+    assert (await arena.attack(code, memory="160M")).stdout == "done\n"
+
+
+@pytest.mark.parametrize("call", ["semget(0, 32000, 0o1600)", "msgget(0, 0o1600)"])
+async def test_kernel_memory_that_nothing_counts_is_refused(arena: Arena, call: str) -> None:
+    assert (await arena.attack(f"import ctypes; print(ctypes.CDLL(None).{call})")).stdout == "-1\n"
+
+
+DISK = {
+    "one large file": "fill('a')",
+    "many files": "for i in range(400): fill('f%d' % i, 1)",
+    "small files": "for i in range(60000): open('f%d' % i, 'w').close()",
+    "directories": "for i in range(60000): os.mkdir('d%d' % i)",
+    "symlinks": "for i in range(60000): os.symlink('x', 'd%d' % i)",
+    "removed files that are open": """
+for i in range(20):
+    file = open("f", "wb", 0)
+    os.unlink("f")
+    for _ in range(20): file.write(b"x" * MIB)
+    os.dup(file.fileno())
+""",
+    "removed files that are mapped": """
+maps = []
+for i in range(20):
+    with open("f", "w+b", 0) as file:
+        os.unlink("f")
+        for _ in range(20): file.write(b"x" * MIB)
+        maps.append(mmap.mmap(file.fileno(), 20 * MIB))
+""",
+    "an undumpable process": """
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+for i in range(20):
+    file = open("f", "wb", 0)
+    os.unlink("f")
+    for _ in range(20): file.write(b"x" * MIB)
+    os.dup(file.fileno())
+""",
+    "a directory nobody may read": "os.mkdir('d')\nos.chdir('d')\nos.chmod('.', 0o300)\nfill('a')",
+    "a workspace nobody may read": "file = open('a', 'wb')\nos.chmod('.', 0)\nwhile True: file.write(b'x' * MIB)",
+}
+
+
+@pytest.mark.parametrize("how", DISK)
+async def test_disk_limit_holds_the_workspace(arena: Arena, how: str) -> None:
+    code = PRELUDE + DISK[how] + "\ntime.sleep(30)\n"
+    result = await arena.attack(code, verdict="disk", disk="64M", file_size="500M", wall_time=15)
+    assert result.stdout == "before\n"
+    assert "limit is 64 MiB" in result.message
+
+
+@pytest.mark.parametrize("path", ["/tmp/a", "/var/tmp/a"])
+async def test_filling_a_temporary_directory_is_disk(arena: Arena, path: str) -> None:
+    async with arena.executor(memory="64M") as executor:
+        result = await executor.run(_block(arena, PRELUDE + f"fill({path!r})"))
+        assert (result.verdict, result.stdout) == ("disk", "before\n")
+        assert (await executor.run(_block(arena, f"import os; os.remove({path!r}); print(1)"))).stdout == "1\n"
+
+
+async def test_full_temporary_directory_does_not_harm_the_next_block(arena: Arena) -> None:
+    async with arena.executor(memory="64M") as executor:
+        await arena.run(executor, PRELUDE + "fill('/tmp/a')", verdict="disk")
+        # What fails next for a reason of its own is not blamed on the disk that was full before.
+        await arena.run(executor, "raise ValueError", verdict="failed")
+
+
+@pytest.mark.parametrize("directory", ["/", "/dev", "/usr", "/etc", "/proc", "/sys", "/root", "/home", "/run", "/var"])
+async def test_nothing_else_is_writable(arena: Arena, directory: str) -> None:
+    code = f"""
+    import os
+    for path, directories, _ in os.walk({directory!r}):
+        depth = path.count("/")
+        directories[:] = [] if depth > 2 else [
+            name for name in directories
+            if os.path.join(path, name) not in ("/tmp", "/dev/shm", "/workspace", "/dev/mqueue", "/proc", "/usr", "/var/tmp")
+        ][:40]
+        try:
+            with open(os.path.join(path, "new"), "w"):
+                print("wrote to", path)
+        except OSError:
+            pass
+    """
+    assert (await arena.attack(code)).stdout == ""
+
+
+async def test_file_larger_than_the_limit_is_disk(arena: Arena) -> None:
+    result = await arena.attack(PRELUDE + "fill('a')", verdict="disk", file_size="8M")
+    assert result.stdout == "before\n"
+    assert [file.size for file in result.files] == [8 << 20]
+
+
+async def test_file_larger_than_the_limit_is_disk_in_a_shell_too(arena: Arena) -> None:
+    code = "echo before; head -c 20000000 /dev/zero > a"
+    result = await arena.attack(code, language="bash", verdict="disk", file_size="8M")
+    assert result.stdout == "before\n"
+
+
+async def test_apparent_size_is_refused_or_never_read(arena: Arena) -> None:
+    code = """
+    import os
+    for call in (lambda file: os.ftruncate(file, 1 << 40), lambda file: os.posix_fallocate(file, 0, 1 << 40)):
+        file = os.open("huge", os.O_CREAT | os.O_RDWR)
+        try:
+            call(file)
+            print("done")
+        except OSError as error:
+            print(error.strerror)
+        os.close(file)
+    """
+    assert (await arena.attack(code)).stdout == "File too large\nFile too large\n"
+
+
+async def test_sparse_file_takes_no_space(arena: Arena) -> None:
+    code = "import os\nfor i in range(10):\n  with open('s%d' % i, 'w') as f: f.truncate(200 << 20)"
+    result = await arena.attack(code, disk="10M")
+    assert len(result.files) == 10
+    assert [file.sha256 for file in result.files].count(None) == 9  # hashing is bounded
+
+
+async def test_tree_of_10000_directories_is_bounded_and_removed(arena: Arena) -> None:
+    code = """
+    import os
+    for _ in range(10000):
+        os.mkdir("d")
+        os.chdir("d")
+    """
+    await arena.attack(code)
+    started = time.monotonic()
+    remove_tree(str(arena.workspace))
+    assert time.monotonic() - started < 5
+    assert not arena.workspace.exists()
+
+
+async def test_throw_away_workspace_is_removed_whatever_is_in_it(arena: Arena) -> None:
+    code = """
+    import os
+    os.makedirs("locked/inner")
+    open("locked/inner/file", "w").close()
+    os.mkfifo("fifo")
+    os.symlink("/", "link")
+    open(b"\\xff\\n-rf", "w").close()
+    for path in ("locked/inner/file", "locked/inner", "locked", "."):
+        os.chmod(path, 0)
+    """
+    executor = arena.backend.open(Limits())
+    async with executor:
+        assert (await executor.run(_block(arena, code))).verdict == "ok"
+        workspace = getattr(getattr(executor, "sandbox", None), "workspace", None)
+    assert workspace is None or not workspace.exists()
+
+
+async def test_many_small_files_do_not_delay_the_answer(arena: Arena) -> None:
+    code = """
+    import os
+    for i in range(30000):
+        os.close(os.open("f%d" % i, os.O_CREAT))
+    while True: pass
+    """
+    result = await arena.attack(code, verdict="timeout", wall_time=2)
+    assert len(result.files) <= 1000
+
+
+async def test_open_descriptors_are_capped(arena: Arena) -> None:
+    code = """
+    import os
+    try:
+        while True:
+            last = os.open("/dev/null", os.O_RDONLY)
+    except OSError as error:
+        print(error.strerror, last)
+    """
+    assert (await arena.attack(code, open_files=64)).stdout == "Too many open files 63\n"
+
+
+async def test_workspace_that_was_made_unusable_is_usable_again(arena: Arena) -> None:
+    async with arena.executor() as executor:
+        for mode in (0, 0o111, 0o444, 0o555):
+            await arena.run(executor, f"import os; os.chmod('.', {mode})")
+    assert os.stat(arena.workspace).st_mode & 0o700 == 0o700
+
+
+def _block(arena: Arena, code: str) -> CodeBlock:
+    return CodeBlock(arena.source(code))
