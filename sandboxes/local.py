@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,10 +15,10 @@ from sandboxes.executor import Executor
 from sandboxes.isolation import bwrap
 from sandboxes.isolation.cgroups import PidsGroup, pids_groups_usable
 from sandboxes.isolation.interpreter import Interpreter, find_interpreter
-from sandboxes.runner.files import remove_tree
 from sandboxes.sandbox import ByteStream, Sandbox
 from sandboxes.script import ScriptExecutor
 from sandboxes.stream import ProcessStream
+from sandboxes.throwaway import ThrowawayDirectory
 from sandboxes.types import Isolation, Limits
 
 IsolationName = Literal["auto", "bwrap", "landlock", "none"]
@@ -64,7 +63,7 @@ class LocalSandbox(Sandbox):
             raise SandboxUnavailable(f"the workspace {workspace} is not a directory; make it first")
         self._interpreter: Interpreter = find_interpreter(python)
         self._tier = "none" if isolation == "none" else "landlock" if isolation == "landlock" else "bwrap"
-        self._own = workspace is None
+        self._own: ThrowawayDirectory | None = None
         self._workspace = None if workspace is None else workspace.resolve()
         self._preload = list(preload)
         self._env = dict(env or {})
@@ -88,7 +87,8 @@ class LocalSandbox(Sandbox):
                 "the isolated local sandbox needs Linux; isolation='none' runs without any protection"
             )
         if self._workspace is None:
-            self._workspace = Path(tempfile.mkdtemp(prefix="agentexec-"))
+            self._own = await asyncio.to_thread(ThrowawayDirectory)
+            self._workspace = self._own.path
         command = [self._interpreter.executable, *argv[1:]]
         if self._tier == "none":
             return await ProcessStream.spawn(command, env={"LANG": "C.UTF-8"}, cwd=self._workspace)
@@ -178,9 +178,9 @@ class LocalSandbox(Sandbox):
         )
 
     async def close(self) -> None:
-        if self._own and self._workspace is not None:
-            workspace, self._workspace = self._workspace, None
-            await asyncio.to_thread(remove_tree, str(workspace))
+        if self._own is not None:
+            own, self._own, self._workspace = self._own, None, None
+            await asyncio.to_thread(own.remove)
 
 
 class BwrapStream(ProcessStream):

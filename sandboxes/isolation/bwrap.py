@@ -41,6 +41,8 @@ ETC = (
     "/etc/timezone",
 )
 ETC_NETWORK = ("/etc/hosts", "/etc/nsswitch.conf", "/etc/resolv.conf", "/etc/services")
+ROOTS_OWN = ("/proc/kcore", "/proc/kpagecgroup", "/proc/kpagecount", "/proc/kpageflags", "/proc/slabinfo", "/proc/vmallocinfo")
+"""What needs no capability to be read by root, who may have started us."""
 PASSWD = f"root:x:0:0:root:/nonexistent:/usr/sbin/nologin\nsandbox:x:{UID}:{UID}::/tmp:/bin/sh\n"
 GROUP = f"root:x:0:\nsandbox:x:{UID}:\n"
 
@@ -153,6 +155,9 @@ def _file_view(limits: Limits) -> Iterator[str]:
 
 def _writable(interpreter: Interpreter, workspace: Path, limits: Limits) -> Iterator[str]:
     yield from ("--proc", "/proc", "--dev", "/dev")
+    for path in ROOTS_OWN if os.geteuid() == 0 else ():
+        if os.path.exists(path):
+            yield from ("--ro-bind", "/dev/null", path)
     # Filling /tmp is running out of space; filling shared memory is using memory up.
     yield from ("--size", str(max(limits.memory // 2, 1 << 20)), "--tmpfs", "/tmp")  # noqa: S108
     yield from ("--size", str(2 * limits.memory), "--tmpfs", "/dev/shm")  # noqa: S108
@@ -169,7 +174,8 @@ def _writable(interpreter: Interpreter, workspace: Path, limits: Limits) -> Iter
         real = Path(path).resolve()
         if real.is_relative_to(inside):
             yield from ("--ro-bind", str(real), str(WORKSPACE / real.relative_to(inside)))
-    yield from ("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", WORKSPACE)
+    # Where root starts us, the block is the owner of /proc/sys, and core_pattern would make it the host's root.
+    yield from ("--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", WORKSPACE)
 
 
 async def read_info(descriptor: int) -> int:

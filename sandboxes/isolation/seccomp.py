@@ -97,6 +97,20 @@ _SOCKET, _SOCKETPAIR, _CLONE, _CLONE3, _IOCTL, _PERSONALITY = (
     (16, 29),
     (135, 92),
 )
+# Set-uid files in the workspace would be root's where root started us. Index of the mode; of the flags, if it has any.
+_MODES = (
+    ((90, None), 1, None),  # chmod
+    ((91, 52), 1, None),  # fchmod
+    ((268, 53), 2, None),  # fchmodat
+    ((452, 452), 2, None),  # fchmodat2
+    ((85, None), 1, None),  # creat
+    ((2, None), 2, 1),  # open
+    ((257, 56), 3, 2),  # openat
+    ((133, None), 1, None),  # mknod
+    ((259, 33), 2, None),  # mknodat
+)
+_SET_ID, _CREATES = 0o6000, 0o20000100
+_OPENAT2 = (437, 437)
 _PRLIMIT, _SETPRIORITY, _IOPRIO_SET = (302, 261), (141, 140), (251, 30)
 _SCHEDULING = ((142, 118), (144, 119), (203, 122), (314, 274))  # sched_set{param,scheduler,affinity,attr}
 _SUPERVISOR = 1
@@ -156,6 +170,14 @@ def compile_filter(machine: str | None = None) -> bytes:
     program += _only_for(
         _PERSONALITY[column], [_argument(0), (_EQUAL, 2, 0, 0), (_EQUAL, 1, 0, _PER_QUERY), _refuse(), _PASS]
     )
+    for calls, mode, flags in _MODES:
+        call = calls[column]
+        if call is not None:
+            body = [_argument(mode), (_ANY_BIT, 0, 1, _SET_ID), _refuse(), _PASS]
+            if flags is not None:  # without these the mode is not looked at, and may be anything
+                body = [_argument(flags), (_ANY_BIT, 0, len(body) - 1, _CREATES), *body]
+            program += _only_for(call, body)
+    program += _only_for(_OPENAT2[column], [_refuse(errno.ENOSYS)])  # its mode lies in memory
     # The runner has the block's uid, so the kernel would let a block set its limits and starve it.
     new_limit = 16 + 8 * 2
     program += _only_for(

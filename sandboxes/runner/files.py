@@ -318,7 +318,7 @@ def _strip_setuid(directory: int, name: str) -> Optional[Signature]:
     try:
         file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     except OSError:
-        return None
+        return _strip_unreadable(directory, name)
     try:
         os.fchmod(file, stat.S_IMODE(os.fstat(file).st_mode) & 0o777)
         return _signature(os.fstat(file))
@@ -326,6 +326,15 @@ def _strip_setuid(directory: int, name: str) -> Optional[Signature]:
         return None
     finally:
         os.close(file)
+
+
+def _strip_unreadable(directory: int, name: str) -> Optional[Signature]:
+    try:
+        # As in `_enter`: a symlink put here meanwhile could only lead to the sandbox's own files.
+        os.chmod(name, stat.S_IRUSR | stat.S_IWUSR, dir_fd=directory)
+        return _signature(os.stat(name, dir_fd=directory, follow_symlinks=False))
+    except OSError:
+        return None
 
 
 def _record(root: int, path: str, hashed: bool, end: float) -> Optional[Dict[str, Any]]:

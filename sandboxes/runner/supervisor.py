@@ -175,7 +175,8 @@ class Supervisor:
         if not filename:
             self._remove(path)
         self._disk.settle(SETTLE)
-        report["files"] = self._listing.changed(since, LOOK)
+        left = max(0.0, self._config["limits"]["wall_time"] - report["duration"])
+        report["files"] = self._listing.changed(since, LOOK + left)
         self._blame_file_size(report)
         self._channel.send(dict(report, op="result"))
 

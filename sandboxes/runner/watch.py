@@ -158,7 +158,7 @@ class Watch:
 
     def files_weigh(self) -> bool:
         """Whether memory-backed directories hold so much that the next block would have next to nothing left."""
-        return _tmpfs_used(self._tmpfs) > self._limits["memory"] // 2
+        return bool(_tmpfs_used(self._tmpfs) > self._limits["memory"] // 2)
 
     def filled_up(self) -> bool:
         """Whether a memory-backed directory is full to the brim, and was not before the block."""

@@ -168,7 +168,9 @@ async def test_a_block_finds_nothing_of_the_runner(executor: Executor) -> None:
 
 
 async def test_the_standard_streams_are_what_python_makes_them(executor: Executor) -> None:
-    code = "import sys\nfor s in sys.stdin, sys.stdout, sys.stderr: print(s.name, s.mode, s.encoding, s.errors)"
+    code = (
+        "import sys\nfor s in sys.stdin, sys.stdout, sys.stderr: print(s.name, s.mode, s.encoding, s.errors)"
+    )
     assert (await out(executor, code)).splitlines() == [
         "<stdin> r utf-8 surrogateescape",
         "<stdout> w utf-8 surrogateescape",
@@ -207,7 +209,9 @@ async def test_a_forked_child_that_ends_normally_runs_its_own_exit_functions(exe
     assert await out(executor, code) == "exit of child\n5\nexit of parent\n"
 
 
-async def test_deep_recursion_that_overflows_the_stack_is_the_programs_own_failure(executor: Executor) -> None:
+async def test_deep_recursion_that_overflows_the_stack_is_the_programs_own_failure(
+    executor: Executor,
+) -> None:
     code = "import sys\nsys.setrecursionlimit(10**9)\nclass A:\n    def __repr__(self): return repr(self)\nrepr(A())"
     result = await executor.run(CodeBlock(code))
     assert result.verdict == "failed"
@@ -245,13 +249,15 @@ async def test_signal_handlers_are_the_default_ones(executor: Executor) -> None:
 
 async def test_preloaded_modules_are_there_already(executor: Executor) -> None:
     async with open_executor("local", preload=["colorsys", "xml.dom.minidom"]) as other:
-        assert await out(other, "import sys; print('colorsys' in sys.modules, 'xml.dom.minidom' in sys.modules)") == (
-            "True True\n"
-        )
+        assert await out(
+            other, "import sys; print('colorsys' in sys.modules, 'xml.dom.minidom' in sys.modules)"
+        ) == ("True True\n")
     assert await out(executor, "import sys; print('colorsys' in sys.modules)") == "False\n"
 
 
-async def test_a_module_that_cannot_be_preloaded_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_module_that_cannot_be_preloaded_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     require_engine(shutil.which("bwrap") is not None, "bubblewrap")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(SandboxStartError, match="cannot preload 'no_such_module': ModuleNotFoundError"):
@@ -263,7 +269,9 @@ async def test_modules_of_the_virtual_environment_that_runs_us_are_there(executo
     assert await out(executor, "import pydantic, sys; print(sys.executable)") == f"{sys.executable}\n"
 
 
-@pytest.mark.parametrize("python", [*(str(PYENV / version / "bin/python3") for version in OTHERS), "/usr/bin/python3"])
+@pytest.mark.parametrize(
+    "python", [*(str(PYENV / version / "bin/python3") for version in OTHERS), "/usr/bin/python3"]
+)
 async def test_another_interpreter_runs_the_blocks(python: str) -> None:
     require_engine(shutil.which("bwrap") is not None, "bubblewrap")
     if not Path(python).exists():
@@ -278,5 +286,3 @@ async def test_another_interpreter_runs_the_blocks(python: str) -> None:
             assert result.stdout == f"({major}, {minor})\n"
         assert [file.path for file in result.files] == ["f"]
         assert (await executor.run(CodeBlock("1/0"))).verdict == "failed"
-
-

@@ -107,8 +107,8 @@ async def test_memory_of_the_host_is_free_again(arena: Arena) -> None:
     async with arena.executor(memory="128M", file_size="500M") as executor:
         for _ in range(3):
             await arena.run(executor, code, verdict="memory")
-            result = await arena.run(executor, "import os; os.remove('/dev/shm/a')")
-            assert result.ok
+            result = await arena.run(executor, "import os; print(os.listdir('/dev/shm'))")
+            assert result.stdout == "[]\n"
 
 
 async def test_exit_status_137_of_a_large_program_is_its_own(arena: Arena) -> None:
@@ -138,9 +138,9 @@ async def test_kernel_memory_that_nothing_counts_is_refused(arena: Arena, call: 
 DISK = {
     "one large file": "fill('a')",
     "many files": "for i in range(400): fill('f%d' % i, 1)",
-    "small files": "for i in range(60000): open('f%d' % i, 'w').close()",
-    "directories": "for i in range(60000): os.mkdir('d%d' % i)",
-    "symlinks": "for i in range(60000): os.symlink('x', 'd%d' % i)",
+    "small files": "for i in range(12000): open('f%d' % i, 'w').close()",
+    "directories": "for i in range(6000): os.mkdir('d%d' % i)",
+    "symlinks": "for i in range(12000): os.symlink('x', 'd%d' % i)",
     "removed files that are open": """
 for i in range(20):
     file = open("f", "wb", 0)
@@ -172,9 +172,9 @@ for i in range(20):
 @pytest.mark.parametrize("how", DISK)
 async def test_disk_limit_holds_the_workspace(arena: Arena, how: str) -> None:
     code = PRELUDE + DISK[how] + "\ntime.sleep(30)\n"
-    result = await arena.attack(code, verdict="disk", disk="64M", file_size="500M", wall_time=15)
+    result = await arena.attack(code, verdict="disk", disk="16M", file_size="500M", wall_time=15)
     assert result.stdout == "before\n"
-    assert "limit is 64 MiB" in result.message
+    assert "limit is 16 MiB" in result.message
 
 
 @pytest.mark.parametrize("path", ["/tmp/a", "/var/tmp/a"])

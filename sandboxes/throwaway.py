@@ -1,0 +1,58 @@
+"""Throw-away workspaces: removed when they are closed, or by the next owner if theirs was killed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from sandboxes.runner.files import remove_tree
+
+PREFIX = "agentexec-ws-"
+GRACE = 60.0
+"""Seconds in which a directory without a lock may belong to somebody who is about to take it."""
+
+
+class ThrowawayDirectory:
+    """A temporary directory, locked as long as its owner lives.
+
+    The lock is on the directory itself, so that it also holds between containers that share a /tmp and see
+    each other's process ids differently, or not at all.
+
+    Attributes:
+        path: Where it is.
+    """
+
+    def __init__(self) -> None:
+        remove_abandoned()
+        self.path = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
+        self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def remove(self) -> None:
+        """Remove the directory and all in it, however deep or unreadable."""
+        remove_tree(str(self.path))
+        os.close(self._lock)
+
+
+def remove_abandoned() -> None:
+    """Remove the directories of owners that were killed; never one that is in use, or somebody else's."""
+    for entry in os.scandir(tempfile.gettempdir()):
+        if not entry.name.startswith(PREFIX):
+            continue
+        try:
+            status = entry.stat(follow_symlinks=False)
+            if status.st_uid != os.geteuid() or time.time() - status.st_ctime < GRACE:
+                continue
+            lock = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_tree(entry.path)
+        except OSError:
+            pass
+        finally:
+            os.close(lock)
