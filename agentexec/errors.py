@@ -1,16 +1,16 @@
 """What can go wrong in a conversation, apart from the sandbox (see `sandboxes.errors`).
 
-    AgentexecError
-    ├── SettingsError              a setting is wrong; the message says which and what it may be
-    └── ModelError                 the model could not answer; the run so far is kept
-        ├── ModelAuthError         the server refuses the key
-        ├── ModelNotFound          the server does not know the model
-        ├── ModelUnreachable       no connection, or none in time
-        ├── ModelRateLimited       still refused after the last retry
-        ├── ModelContextOverflow   the conversation is longer than the model's window
-        ├── ModelStreamBroken      the reply broke off
-        ├── ModelRefused           any other refusal of the request by the server
-        └── ReplayMismatch         a recorded run holds no reply to this request
+AgentexecError
+├── SettingsError              a setting is wrong; the message says which and what it may be
+└── ModelError                 the model could not answer; the run so far is kept
+    ├── ModelAuthError         the server refuses the key
+    ├── ModelNotFound          the server does not know the model
+    ├── ModelUnreachable       no connection, or none in time
+    ├── ModelRateLimited       still refused after the last retry
+    ├── ModelContextOverflow   the conversation is longer than the model's window
+    ├── ModelStreamBroken      the reply broke off
+    ├── ModelRefused           any other refusal of the request by the server
+    └── ReplayMismatch         a recorded run holds no reply to this request
 """
 
 

@@ -154,9 +154,7 @@ def _fence(token: Token, source: list[str]) -> Fence:
     last_line = len(source) - (2 if source[-1] == "" else 1)
     ended_by: EndedBy = "fence" if closed else "text" if end > last_line else "container"
     if not source[first].endswith("\r"):
-        lines = [
-            line + "\r" if source[first + 1 + i].endswith("\r") else line for i, line in enumerate(lines)
-        ]
+        lines = [line + "\r" if source[first + 1 + i].endswith("\r") else line for i, line in enumerate(lines)]
     code = "".join(line + "\n" for line in lines)
     info = unescapeAll(token.info.strip())
     language = _LANGUAGE.match(info)
@@ -170,8 +168,7 @@ _NAME = r"""(?:"([^"]*)"|'([^']*)'|(%s))"""
 _ATTRIBUTE = re.compile(r"(?:^|[\s{,])filename\s*[=:]\s*" + _NAME % r"[^\s\"',}][^\s,}]*")
 # One word, or quoted: a comment such as `# filename: is read from argv` is prose.
 _COMMENT = {
-    marker: re.compile(re.escape(marker) + r"[ \t]*filename:[ \t]*" + _NAME % r"\S+" + r"\s*")
-    for marker in ("#", "//")
+    marker: re.compile(re.escape(marker) + r"[ \t]*filename:[ \t]*" + _NAME % r"\S+" + r"\s*") for marker in ("#", "//")
 }
 
 

@@ -81,9 +81,7 @@ def result_of(events: Iterable[Event]) -> SolveResult:
     """
     kept = tuple(events)
     if len(kept) < 2 or not isinstance(kept[0], RunStarted) or not isinstance(kept[-1], RunFinished):
-        raise ValueError(
-            "not the log of a finished run: it must begin with RunStarted and end with RunFinished"
-        )
+        raise ValueError("not the log of a finished run: it must begin with RunStarted and end with RunFinished")
     started, finished = kept[0], kept[-1]
     calls = [event for event in kept if isinstance(event, ModelCalled)]
     blocks = [event for event in kept if isinstance(event, BlockFinished)]

@@ -185,9 +185,7 @@ class _Run:
         except TimeoutError:
             if limit is None or not timer.expired():
                 raise
-            return _stopped(
-                self._watch.stopped(at_least=limit) or Stop("deadline", "the deadline has passed")
-            )
+            return _stopped(self._watch.stopped(at_least=limit) or Stop("deadline", "the deadline has passed"))
         except ModelError as error:
             return RunFinished(status="model_failed", stop_reason="model_failed", message=_words(error))
         except SandboxError as error:
@@ -305,15 +303,11 @@ def _sync(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
             asyncio.get_running_loop()
         except RuntimeError:
             return asyncio.run(function(*args, **kwargs))
-        raise RuntimeError(
-            "an event loop is running here: write 'await solve(...)' instead of 'solve_sync(...)'"
-        )
+        raise RuntimeError("an event loop is running here: write 'await solve(...)' instead of 'solve_sync(...)'")
 
     return wrapper
 
 
 solve_sync = _sync(solve)
 solve_sync.__name__ = solve_sync.__qualname__ = "solve_sync"
-solve_sync.__doc__ = (
-    "Do what `solve` does, and wait for it. Takes the same arguments; not for use in an event loop."
-)
+solve_sync.__doc__ = "Do what `solve` does, and wait for it. Takes the same arguments; not for use in an event loop."

@@ -1,4 +1,3 @@
-# ruff: noqa: D102 - methods of the contract are described once, in `StopCondition`
 """When a run ends without an answer. Conditions are values, and combine with `&` and `|`.
 
     stop = MaxTurns(20) | Deadline(600) | (Stall() & MaxTokens(100_000))

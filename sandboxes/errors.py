@@ -1,17 +1,17 @@
 """What can go wrong with a sandbox. Code that fails is a `Result`; a sandbox that fails is one of these.
 
-    SandboxError                 anything below
-    ├── SandboxUnavailable       cannot be used on this machine as it is; the message says what to type
-    ├── SandboxStartError        was there, but did not come up
-    ├── SandboxLostError         has died; `restart()` makes a new one
-    ├── SandboxProtocolError     the other end of the stream said something it must not say
-    ├── SandboxClosedError       was used before it was started, or after `close()`
-    ├── LimitNotEnforceable      a limit was asked for explicitly that this backend cannot enforce
-    ├── UnknownLanguage          no such language, or its interpreter is not in the sandbox
-    ├── UnknownExecutor          no executor is registered under that name
-    ├── UnsafePath               a path that leaves the workspace, or is not a regular file
-    ├── FileTooLarge             a file is larger than the caller, or the file_size limit, allows
-    └── WorkspaceFileNotFound    no such file in the workspace (also a FileNotFoundError)
+SandboxError                 anything below
+├── SandboxUnavailable       cannot be used on this machine as it is; the message says what to type
+├── SandboxStartError        was there, but did not come up
+├── SandboxLostError         has died; `restart()` makes a new one
+├── SandboxProtocolError     the other end of the stream said something it must not say
+├── SandboxClosedError       was used before it was started, or after `close()`
+├── LimitNotEnforceable      a limit was asked for explicitly that this backend cannot enforce
+├── UnknownLanguage          no such language, or its interpreter is not in the sandbox
+├── UnknownExecutor          no executor is registered under that name
+├── UnsafePath               a path that leaves the workspace, or is not a regular file
+├── FileTooLarge             a file is larger than the caller, or the file_size limit, allows
+└── WorkspaceFileNotFound    no such file in the workspace (also a FileNotFoundError)
 """
 
 

@@ -1,9 +1,9 @@
-"""A test double: an executor that runs nothing and answers what the test says.
+r"""A test double: an executor that runs nothing and answers what the test says.
 
-    fake = FakeExecutor({"print(1)": "1\\n"}, default=Result(verdict="failed", exit_code=1))
-    async with fake as executor:
-        result = await executor.run(CodeBlock("print(1)"))
-    assert fake.blocks == [CodeBlock("print(1)")]
+fake = FakeExecutor({"print(1)": "1\n"}, default=Result(verdict="failed", exit_code=1))
+async with fake as executor:
+    result = await executor.run(CodeBlock("print(1)"))
+assert fake.blocks == [CodeBlock("print(1)")]
 """
 
 from __future__ import annotations

@@ -179,6 +179,10 @@ class RunnerLink:
             raise SandboxProtocolError("from the sandbox: an answer was expected")
         return _object(payload)
 
+    def _expect_silence(self) -> None:
+        if self._frames:
+            raise SandboxProtocolError("from the sandbox: an answer to no question")
+
     async def _send(self, data: bytes) -> None:
         try:
             await self._stream.send(data)
@@ -189,6 +193,7 @@ class RunnerLink:
         self, code: bytes, *, argv: list[str], suffix: str, filename: str | None, on_output: OnOutput | None
     ) -> Outcome:
         """Run a block; see `Executor.run`. On cancellation the block is dead when this raises."""
+        self._expect_silence()
         request = {"op": "run", "size": len(code), "argv": argv, "suffix": suffix, "live": on_output is not None}
         if filename is not None:
             request["filename"] = filename
@@ -254,6 +259,7 @@ class RunnerLink:
         await _bounded(FILE_TIMEOUT + len(data) / SLOWEST, self._put(path, data))
 
     async def _put(self, path: str, data: bytes) -> None:
+        self._expect_silence()
         await self._send(encode_control({"op": "put", "path": path, "size": len(data)}))
         for frame in encode_chunks(DATA, data):
             await self._send(frame)
@@ -264,6 +270,7 @@ class RunnerLink:
         return await _bounded(FILE_TIMEOUT + max_bytes / SLOWEST, self._get(path, max_bytes))
 
     async def _get(self, path: str, max_bytes: int) -> bytes:
+        self._expect_silence()
         await self._send(encode_control({"op": "get", "path": path, "max_bytes": max_bytes}))
         content = bytearray()
         while True:

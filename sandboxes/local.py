@@ -95,26 +95,32 @@ class LocalSandbox(Sandbox):
         return await self._launch_bwrap(command, limits)
 
     async def _launch_bwrap(self, command: Sequence[str], limits: Limits) -> ByteStream:
-        group = None
-        if self._process_cap() == "cgroup":
-            # The runner is in it too, with the threads that preloaded libraries may start.
-            threads = os.cpu_count() or 1 if self._preload else 0
-            group = PidsGroup.create(limits.processes + 1 + threads)
-            if group is None:
-                raise SandboxStartError("cannot make a control group, although they looked usable")
         with bwrap.BwrapCommand(self._interpreter, self.workspace, command, limits) as start:
             stream = await BwrapStream.spawn(start.argv, env={}, pass_fds=start.pass_fds)
-            stream.group = group
             start.close_theirs()
             try:
+                stream.group = self._make_group(limits)
                 async with asyncio.timeout(LAUNCH_TIMEOUT):
                     pid = await bwrap.read_info(start.info)
-                if group is not None:
-                    group.add(pid)
+                if stream.group is not None:
+                    stream.group.add(pid)
+            except SandboxStartError:
+                await stream.close()
+                raise
             except (EOFError, TimeoutError, OSError) as error:
                 await stream.close()
                 raise SandboxUnavailable(bwrap.explain(stream.diagnosis() or repr(error))) from None
         return stream
+
+    def _make_group(self, limits: Limits) -> PidsGroup | None:
+        if self._process_cap() != "cgroup":
+            return None
+        # The runner is in it too, with the threads that preloaded libraries may start.
+        threads = os.cpu_count() or 1 if self._preload else 0
+        group = PidsGroup.create(limits.processes + 1 + threads)
+        if group is None:
+            raise SandboxStartError("cannot make a control group, although they looked usable")
+        return group
 
     def runner_options(self) -> Mapping[str, Any]:
         isolated = self._tier != "none"
@@ -203,9 +209,7 @@ class BwrapStream(ProcessStream):
             self.group = None
 
 
-def local_executor(
-    arg: str | None, *, limits: Limits, workspace: Path | None, **options: Any
-) -> Executor:
+def local_executor(arg: str | None, *, limits: Limits, workspace: Path | None, **options: Any) -> Executor:
     """Entry point `local`; options are those of `LocalSandbox`, and `local:PYTHON` names the interpreter."""
     if arg is not None:
         options.setdefault("python", arg)

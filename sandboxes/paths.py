@@ -18,6 +18,7 @@ def workspace_path(path: str) -> str:
         UnsafePath: empty, absolute, leading `~`, a `..` component, a NUL, a directory, a backslash, or a
             name that no file system takes.
     """
+
     def refuse(why: str) -> UnsafePath:
         return UnsafePath(f"unsafe path {path[:200]!r}: {why}; use a path inside the workspace such as 'data/a.csv'")
 

@@ -39,7 +39,7 @@ def open_executor(
     workspace: str | Path | None = None,
     **options: Any,
 ) -> Executor:
-    """Make the executor that a spec string names; use it as `async with open_executor(...) as executor`.
+    """Make the executor that a spec string names, to be entered with `async with`.
 
     Args:
         spec: `NAME` or `NAME:ARG`, e.g. `"local"` or `"docker:python:3.12-slim"`.

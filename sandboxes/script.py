@@ -164,9 +164,7 @@ class ScriptExecutor(Executor):
             cpu_time=report.cpu_time,
             peak_memory=report.peak_memory,
             files=tuple(
-                WorkspaceFile(
-                    path=file.path, size=file.size, sha256=file.sha256, media_type=media_type(file.path)
-                )
+                WorkspaceFile(path=file.path, size=file.size, sha256=file.sha256, media_type=media_type(file.path))
                 for file in report.files
             ),
             isolation=self._isolation,

@@ -63,7 +63,13 @@ class ProcessStream(ByteStream):
         stderr, stderr_write = os.pipe()
         try:
             process = subprocess.Popen(  # noqa: ASYNC220 - a fork; it takes a millisecond
-                argv, stdin=theirs, stdout=theirs, stderr=stderr_write, env=env, pass_fds=pass_fds, cwd=cwd
+                argv,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=stderr_write,
+                env=env,
+                pass_fds=tuple(pass_fds),
+                cwd=cwd,
             )
         except OSError as error:
             ours.close()
@@ -103,6 +109,8 @@ class ProcessStream(ByteStream):
         if not await wait_exit(self._process, EXIT_GRACE):
             self.kill()
             await wait_exit(self._process, EXIT_GRACE)
+        if self._stderr < 0:  # somebody else who closes us was faster
+            return
         self.diagnosis()
         os.close(self._stderr)
         self._stderr = -1
@@ -126,7 +134,7 @@ async def wait_exit(process: subprocess.Popen[bytes], seconds: float) -> bool:
         return await _poll_exit(process, seconds)
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
-    loop.add_reader(descriptor, lambda: ended.done() or ended.set_result(None))
+    loop.add_reader(descriptor, resolve, ended)
     try:
         async with asyncio.timeout(seconds):
             await ended
@@ -136,6 +144,12 @@ async def wait_exit(process: subprocess.Popen[bytes], seconds: float) -> bool:
         loop.remove_reader(descriptor)
         os.close(descriptor)
     return process.poll() is not None
+
+
+def resolve(future: asyncio.Future[None]) -> None:
+    """End the wait for a future, unless that was given up."""
+    if not future.done():
+        future.set_result(None)
 
 
 async def _poll_exit(process: subprocess.Popen[bytes], seconds: float) -> bool:

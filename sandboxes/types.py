@@ -99,10 +99,10 @@ class _Frozen(BaseModel):
 
 
 class WorkspaceFile(_Frozen):
-    """A regular file that a block created or changed.
+    r"""A regular file that a block created or changed.
 
     Attributes:
-        path: Relative to the workspace, with `/` separators. Bytes that are not UTF-8 are escaped as `\\xNN`.
+        path: Relative to the workspace, with `/` separators. Bytes that are not UTF-8 are escaped as `\xNN`.
         size: Bytes.
         sha256: Hex digest, or None where the files of one block exceeded what is hashed (256 MiB in all).
         media_type: Guessed from the name, never from the content.

@@ -85,7 +85,9 @@ def test_program(program: str, directory: Path, model: OpenAIServer) -> None:
     assert first_word in ("ok", "run_started")
     if "memory=" in program:
         shown = next(text for text in fences("text") if text.startswith("ok "))
-        assert re.sub(r"\d+ MiB of", "N MiB of", done.stdout).split() == re.sub(r"\d+ MiB of", "N MiB of", shown).split()
+        assert (
+            re.sub(r"\d+ MiB of", "N MiB of", done.stdout).split() == re.sub(r"\d+ MiB of", "N MiB of", shown).split()
+        )
 
 
 def test_the_custom_backend_is_the_example() -> None:

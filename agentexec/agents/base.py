@@ -51,13 +51,9 @@ class ModelAgent:
             log.append(ModelText(agent=self.name, text=text))
 
         def on_retry(retry: ModelRetry) -> None:
-            log.append(
-                ModelRetried(agent=self.name, attempt=retry.attempt, delay=retry.delay, reason=retry.reason)
-            )
+            log.append(ModelRetried(agent=self.name, attempt=retry.attempt, delay=retry.delay, reason=retry.reason))
 
-        completion = await self.model.complete(
-            self._chat.messages(conversation), on_text=on_text, on_retry=on_retry
-        )
+        completion = await self.model.complete(self._chat.messages(conversation), on_text=on_text, on_retry=on_retry)
         log.append(
             ModelCalled(
                 agent=self.name,

@@ -14,9 +14,7 @@ LISTED_FILES = 50
 SHORT_CHARS = 500
 """Characters of a reason or a message that go into a heading line."""
 
-RESTARTED = (
-    "The sandbox was lost and has been restarted: files in the workspace are kept, everything else is gone."
-)
+RESTARTED = "The sandbox was lost and has been restarted: files in the workspace are kept, everything else is gone."
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +80,7 @@ def _remarks(reply: Reply) -> list[str]:
             else "its lines are not indented like the fence, so its end is unclear. Start fences and code at "
             "the beginning of the line"
         )
-        remarks.append(
-            f"The {visible(fence.language)} block in line {fence.lines[0] + 1} was not run: {why}."
-        )
+        remarks.append(f"The {visible(fence.language)} block in line {fence.lines[0] + 1} was not run: {why}.")
     for name in reply.unrun_files:
         remarks.append(
             f"The fence for {_inline(name)} is not in a runnable language, so that file was not written. "

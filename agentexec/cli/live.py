@@ -133,9 +133,7 @@ class LiveView(View):
         self._label = describe_model(event.model)
         style = "bold magenta" if self._label.startswith("replayed") else "dim"
         sandbox = visible(event.executor, keep="")
-        self._print(
-            Text.assemble((self._label, style), (f" · sandbox {sandbox} · run {event.run_id}", "dim"))
-        )
+        self._print(Text.assemble((self._label, style), (f" · sandbox {sandbox} · run {event.run_id}", "dim")))
         self._live.start()
 
     def _show_message(self, message: Message) -> None:
@@ -170,9 +168,7 @@ def _message(content: str) -> list[RenderableType]:
     for fence in parse_fences(content):
         first, end = fence.lines
         if first > at:
-            parts.append(
-                Padding(Text(visible("\n".join(lines[at:first])).strip("\n")), (0, 0, 0, 2), expand=False)
-            )
+            parts.append(Padding(Text(visible("\n".join(lines[at:first])).strip("\n")), (0, 0, 0, 2), expand=False))
         parts.append(_code(fence.code, fence.language))
         at = end
     rest = visible("\n".join(lines[at:])).strip("\n")
@@ -183,7 +179,5 @@ def _message(content: str) -> list[RenderableType]:
 
 def _code(code: str, language: str) -> RenderableType:
     lexer = find_language(language).name if is_runnable(language) else "text"
-    shown = Syntax(
-        visible(code).rstrip("\n"), lexer, theme="ansi_dark", background_color="default", word_wrap=True
-    )
+    shown = Syntax(visible(code).rstrip("\n"), lexer, theme="ansi_dark", background_color="default", word_wrap=True)
     return Padding(shown, (0, 0, 0, 4), expand=False)

@@ -39,23 +39,15 @@ Sandbox = Annotated[
     str | None,
     typer.Option("-s", "--sandbox", metavar="SPEC", help="Where code runs: local, docker, docker:IMAGE, …"),
 ]
-Timeout = Annotated[
-    float | None, typer.Option("--timeout", metavar="S", help="Wall-clock seconds of a block [60].")
-]
+Timeout = Annotated[float | None, typer.Option("--timeout", metavar="S", help="Wall-clock seconds of a block [60].")]
 CpuTime = Annotated[float | None, typer.Option("--cpu-time", metavar="S", help="CPU seconds of a block.")]
-Memory = Annotated[
-    str | None, typer.Option("--memory", metavar="SIZE", help="Memory of a block, e.g. 512M [1G].")
-]
+Memory = Annotated[str | None, typer.Option("--memory", metavar="SIZE", help="Memory of a block, e.g. 512M [1G].")]
 Processes = Annotated[
     int | None, typer.Option("--processes", metavar="N", help="Processes and threads of a block [128].")
 ]
 Disk = Annotated[str | None, typer.Option("--disk", metavar="SIZE", help="What the workspace may hold [1G].")]
-FileSize = Annotated[
-    str | None, typer.Option("--file-size", metavar="SIZE", help="Size of any one file [256M].")
-]
-OpenFiles = Annotated[
-    int | None, typer.Option("--open-files", metavar="N", help="Open files of a process [1024].")
-]
+FileSize = Annotated[str | None, typer.Option("--file-size", metavar="SIZE", help="Size of any one file [256M].")]
+OpenFiles = Annotated[int | None, typer.Option("--open-files", metavar="N", help="Open files of a process [1024].")]
 Output = Annotated[
     str | None,
     typer.Option("--output", metavar="SIZE", help="What is kept of stdout and of stderr [1M]."),
@@ -63,9 +55,7 @@ Output = Annotated[
 Network = Annotated[
     Literal["off", "on"] | None, typer.Option("--network", help="Whether code reaches a network [off].")
 ]
-Workspace = Annotated[
-    str | None, typer.Option("--workspace", metavar="DIR", help="Directory that code works in.")
-]
+Workspace = Annotated[str | None, typer.Option("--workspace", metavar="DIR", help="Directory that code works in.")]
 IsolationTier = Annotated[
     Literal["auto", "bwrap", "landlock", "none"] | None,
     typer.Option("--isolation", help="Isolation of the local sandbox [auto]; 'none' is unsafe."),

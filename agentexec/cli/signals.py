@@ -14,7 +14,7 @@ INTERRUPTED = 130
 """Exit status of an interrupted command, as a shell gives it after Ctrl-C."""
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error
+class Interrupted(Exception):
     """A signal arrived while the main thread was in a write that may never end."""
 
 

@@ -103,9 +103,7 @@ def _model(settings: Settings, record: str | None) -> Model:
         )
     key = settings.api_key.get_secret_value() if settings.api_key is not None else None
     try:
-        model = make_model(
-            settings.model, base_url=settings.base_url, api_key=key, timeout=settings.model_timeout
-        )
+        model = make_model(settings.model, base_url=settings.base_url, api_key=key, timeout=settings.model_timeout)
     except (SettingsError, ModelError) as error:
         fail(str(error), USAGE)
     if record is None:
@@ -179,9 +177,7 @@ class _Run:
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, RunStarted) and event.workspace is None:
-            event = event.model_copy(
-                update={"executor": self._place.sandbox, "workspace": str(self._workspace)}
-            )
+            event = event.model_copy(update={"executor": self._place.sandbox, "workspace": str(self._workspace)})
         if not event.transient:
             self._events.append(event)
         self._view(event)

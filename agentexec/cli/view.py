@@ -46,7 +46,7 @@ class View(abc.ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(  # noqa: B027 - a view may have nothing to put back
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave the terminal as it was."""
@@ -158,9 +158,7 @@ class BlockText:
     """A block's output as lines that are safe to show, as far as they are shown."""
 
     def __init__(self, shown_bytes: int = SHOWN_BYTES) -> None:
-        self._decoders = {
-            stream: codecs.getincrementaldecoder("utf-8")("replace") for stream in ("stdout", "stderr")
-        }
+        self._decoders = {stream: codecs.getincrementaldecoder("utf-8")("replace") for stream in ("stdout", "stderr")}
         self._open: dict[str, str] = {"stdout": "", "stderr": ""}
         self._left = shown_bytes
         self.hidden = 0

@@ -48,9 +48,7 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"agentexec.models.{_LAZY[name]}"), name)
 
 
-def make_model(
-    name: str, *, base_url: str | None = None, api_key: str | None = None, timeout: float = 300.0
-) -> Model:
+def make_model(name: str, *, base_url: str | None = None, api_key: str | None = None, timeout: float = 300.0) -> Model:
     """Make the model that a name stands for.
 
     Args:

@@ -30,7 +30,7 @@ _NO_MODEL = re.compile(
 _SHOWN = 400
 
 
-class Failure(Exception):  # noqa: N818 - never leaves this package; what users see is `error`
+class Failure(Exception):
     """A call failed.
 
     Attributes:
@@ -114,8 +114,7 @@ def not_an_api(call: Call) -> Failure:
     """The address answers, but not as a model server."""
     return Failure(
         ModelRefused(
-            f"{call.shown} does not speak the chat-completions protocol; "
-            "check OPENAI_BASE_URL (it usually ends in /v1)"
+            f"{call.shown} does not speak the chat-completions protocol; check OPENAI_BASE_URL (it usually ends in /v1)"
         )
     )
 
@@ -144,8 +143,7 @@ def refused(call: Call, status: int, body: object, headers: Mapping[str, str]) -
     if code == "model_not_found" or (status in (400, 404, 422, 0) and _NO_MODEL.search(message)):
         return Failure(
             ModelNotFound(
-                f"{call.shown} does not know the model {call.model!r}: {said}; "
-                "name another with -m or AGENTEXEC_MODEL"
+                f"{call.shown} does not know the model {call.model!r}: {said}; name another with -m or AGENTEXEC_MODEL"
             )
         )
     if status in (404, 405):
@@ -156,9 +154,7 @@ def refused(call: Call, status: int, body: object, headers: Mapping[str, str]) -
     again = status in (0, 408, 409, 425) or status >= 500
     what = "the server failed" if again else "the server refused the request"
     where = f"{status}" if status else "inside the reply"
-    return Failure(
-        ModelRefused(f"{what} ({where}, {call.shown}): {said}"), retry=again, after=retry_after(headers)
-    )
+    return Failure(ModelRefused(f"{what} ({where}, {call.shown}): {said}"), retry=again, after=retry_after(headers))
 
 
 def _read_body(body: object) -> tuple[str, str]:

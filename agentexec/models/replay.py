@@ -83,9 +83,7 @@ class ReplayModel(Model):
         """
         call = self._next(role_of(messages))
         if self._strict and call.request and call.request != digest(messages):
-            raise ReplayMismatch(
-                f"{self._path} was recorded with another request to {call.role!r}; record it again"
-            )
+            raise ReplayMismatch(f"{self._path} was recorded with another request to {call.role!r}; record it again")
         if on_text is not None:
             for piece in _PIECE.findall(call.text):
                 on_text(piece)

@@ -16,6 +16,7 @@ from pathlib import Path
 from sandboxes.errors import SandboxStartError, SandboxUnavailable
 from sandboxes.isolation.interpreter import Interpreter
 from sandboxes.isolation.seccomp import compile_filter
+from sandboxes.stream import resolve
 from sandboxes.types import Limits
 
 WORKSPACE = "/workspace"
@@ -41,7 +42,14 @@ ETC = (
     "/etc/timezone",
 )
 ETC_NETWORK = ("/etc/hosts", "/etc/nsswitch.conf", "/etc/resolv.conf", "/etc/services")
-ROOTS_OWN = ("/proc/kcore", "/proc/kpagecgroup", "/proc/kpagecount", "/proc/kpageflags", "/proc/slabinfo", "/proc/vmallocinfo")
+ROOTS_OWN = (
+    "/proc/kcore",
+    "/proc/kpagecgroup",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
+    "/proc/slabinfo",
+    "/proc/vmallocinfo",
+)
 """What needs no capability to be read by root, who may have started us."""
 PASSWD = f"root:x:0:0:root:/nonexistent:/usr/sbin/nologin\nsandbox:x:{UID}:{UID}::/tmp:/bin/sh\n"
 GROUP = f"root:x:0:\nsandbox:x:{UID}:\n"
@@ -83,6 +91,7 @@ class BwrapCommand:
     """
 
     def __init__(self, interpreter: Interpreter, workspace: Path, argv: Sequence[str], limits: Limits) -> None:
+        program = find_bwrap()
         self._descriptors: list[int] = []
         self.info, info = os.pipe()
         self._descriptors.append(info)
@@ -96,7 +105,7 @@ class BwrapCommand:
             *_writable(interpreter, workspace, limits),
         ]
         packed = "".join(argument + "\0" for argument in arguments).encode(errors="surrogateescape")
-        self.argv = [find_bwrap(), "--args", str(self._data(packed)), "--", *argv]
+        self.argv = [program, "--args", str(self._data(packed)), "--", *argv]
 
     def _data(self, content: bytes) -> int:
         read, write = os.pipe()
@@ -188,7 +197,7 @@ async def read_info(descriptor: int) -> int:
     text = b""
     while not text.rstrip().endswith(b"}"):
         ready = loop.create_future()
-        loop.add_reader(descriptor, lambda: ready.done() or ready.set_result(None))  # noqa: B023
+        loop.add_reader(descriptor, resolve, ready)
         try:
             await ready
         finally:

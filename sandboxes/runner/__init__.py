@@ -17,7 +17,19 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-MODULES = ("linux", "frames", "capture", "files", "hidden", "watch", "worker", "spare", "channel", "block", "supervisor")
+MODULES = (
+    "linux",
+    "frames",
+    "capture",
+    "files",
+    "hidden",
+    "watch",
+    "worker",
+    "spare",
+    "channel",
+    "block",
+    "supervisor",
+)
 """In the order of their imports."""
 
 PACKAGE = "_agentexec_runner"

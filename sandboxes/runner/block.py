@@ -79,7 +79,10 @@ class Block:
         self._maxrss = 0
         self._verdict = ""
         self._message = ""
-        self._captures = {spare.stdout: HeadTail(self._limits["output"]), spare.stderr: HeadTail(self._limits["output"])}
+        self._captures = {
+            spare.stdout: HeadTail(self._limits["output"]),
+            spare.stderr: HeadTail(self._limits["output"]),
+        }
         self._live_kinds = {spare.stdout: LIVE_STDOUT, spare.stderr: LIVE_STDERR}
         self._open = {spare.stdout, spare.stderr}
         self._watch = watch

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from typing import Deque
 
-
 PIECE = 4096
 """Bytes up to which small pieces are joined."""
 

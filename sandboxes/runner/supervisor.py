@@ -134,6 +134,8 @@ class Supervisor:
         while True:
             if self._ahead is None:
                 self._disk.rest()
+                if self._config["pid_namespace"]:
+                    remove_segments()  # nobody is left who could use them, and the next block must not pay for them
                 spare = Spare()
                 self._ahead = spare, Watch(self._config, self._disk)
             request = self._channel.next_request()
@@ -163,6 +165,7 @@ class Supervisor:
         filename = request.get("filename")
         path = filename or self._unused_name(request["suffix"])
         self._write(path, bytes(code), keep=bool(filename))
+        self._disk.give(len(code))
         full_path = os.path.join(self._config["workspace"], path)
         job = {
             "argv": [word.replace("{file}", full_path) for word in argv],
@@ -174,7 +177,7 @@ class Supervisor:
         reopen(self._root)
         if not filename:
             self._remove(path)
-        self._disk.settle(SETTLE)
+        self._disk.settle(SETTLE, self._config["limits"]["disk"])
         left = max(0.0, self._config["limits"]["wall_time"] - report["duration"])
         report["files"] = self._listing.changed(since, LOOK + left)
         self._blame_file_size(report)
@@ -197,9 +200,6 @@ class Supervisor:
             report = Block(self._config, self._channel, spare, watch, live, self._wakeup).run(job)
         finally:
             spare.close()
-        # Nobody is left who could use these, and the next block must not pay for them.
-        if self._config["pid_namespace"]:
-            remove_segments()
         if report["verdict"] == "memory" and watch.files_weigh():
             for path in self._config["tmpfs"]:
                 remove_tree(path)

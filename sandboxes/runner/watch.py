@@ -185,6 +185,7 @@ class DiskMeter:
         self._walk: Optional[Iterator[Entry]] = None
         self._sum = 0
         self._tolerated = 0
+        self._given = 0
         self._measured = True
         self._busy = 0.0
         self._next = 0.0
@@ -198,6 +199,10 @@ class DiskMeter:
         """A block begins. What is there already is not its doing: it may go on, and clean up, but not add."""
         self._tolerated = self._sum
         self._free = self._free_bytes()
+
+    def give(self, size: int) -> None:
+        """The file of the block itself was written, which is not its doing either."""
+        self._given = MIN_FILE + size
 
     def rest(self) -> None:
         """Give up an unfinished measurement, whose descriptors a fork would inherit."""
@@ -221,13 +226,14 @@ class DiskMeter:
         unseen = self._free - self._free_bytes() - max(0, self._sum - self._tolerated)
         if unseen > UNSEEN:
             used += unlinked_files(tree, self._device, unseen)
-        if used <= max(limit, self._tolerated):
+        if used <= max(limit, self._tolerated + self._given):
             return None
         return "disk", "the workspace holds %s; the limit is %s" % (megabytes(used), megabytes(limit))
 
-    def settle(self, seconds: float) -> None:
-        """A block ended: if it used much space, measure to the end, within a bound."""
-        if self._walk is not None or self._free - self._free_bytes() > UNSEEN:
+    def settle(self, seconds: float, limit: int) -> None:
+        """A block ended: if it used much space, measure to the end, within a bound; the next one must not pay."""
+        used = self._free - self._free_bytes()
+        if self._walk is not None or used > UNSEEN or self._sum + used > limit:
             self._walk, self._next = None, 0.0
             self._look(seconds)
 

@@ -29,7 +29,21 @@ NICE = 10
 """Blocks give way to the supervisor, which has to get a word in among as many busy processes as they may have."""
 NOT_STARTED, RUNNING, ENDED, EXEC_FAILED = range(4)
 STARTUP = frozenset(
-    "__main__ _collections_abc _sitebuiltins abc codecs encodings genericpath io ntpath os posixpath site stat".split()
+    [
+        "__main__",
+        "_collections_abc",
+        "_sitebuiltins",
+        "abc",
+        "codecs",
+        "encodings",
+        "genericpath",
+        "io",
+        "ntpath",
+        "os",
+        "posixpath",
+        "site",
+        "stat",
+    ]
 )
 """Loaded before the first line of any program, so that no file beside it can take their names."""
 

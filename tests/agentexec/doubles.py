@@ -35,9 +35,7 @@ class ScriptedModel(Model):
 
     name = "scripted"
 
-    def __init__(
-        self, coder: Lines, *, planner: Lines = ("1. Do it.",), reviewer: Lines | None = None
-    ) -> None:
+    def __init__(self, coder: Lines, *, planner: Lines = ("1. Do it.",), reviewer: Lines | None = None) -> None:
         always: Lines = lambda messages: "APPROVE"  # noqa: E731
         self._lines: Mapping[str, Lines] = {
             "coder": coder,

@@ -85,9 +85,7 @@ class TestWhatAModelSees:
         ]
         assert list(second[2:]) == [
             ChatMessage("assistant", "one"),
-            ChatMessage(
-                "user", "# Message from the reviewer\n\nAPPROVE\n\n# Message from the executor\n\nDone."
-            ),
+            ChatMessage("user", "# Message from the reviewer\n\nAPPROVE\n\n# Message from the executor\n\nDone."),
         ]
         assert (first[-1], second[-1].role, len(first), len(second)) == (first[1], "user", 2, 4)
         with pytest.raises(IndexError):

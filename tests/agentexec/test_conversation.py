@@ -17,9 +17,7 @@ class Counter:
 
     async def reply(self, conversation: Conversation) -> str | Message:
         text = str(len(conversation))
-        return (
-            text if self.name == "ann" else Message(sender="somebody else", content=text, turn=99, cut=True)
-        )
+        return text if self.name == "ann" else Message(sender="somebody else", content=text, turn=99, cut=True)
 
 
 ANN, BOB = Counter("ann"), Counter("bob")

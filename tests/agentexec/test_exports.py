@@ -46,11 +46,7 @@ EXPORTS = [
 
 def modules_after(code: str) -> set[str]:
     code += "\nimport sys; print(*sys.modules)"
-    return set(
-        subprocess.run(
-            [sys.executable, "-c", code], check=True, capture_output=True, text=True
-        ).stdout.split()
-    )
+    return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
 
 
 def test_exports_are_pinned() -> None:

@@ -26,9 +26,7 @@ TEXT = st.one_of(
     st.text(),
     st.text(alphabet="`~ \t\n\r\0#>-*1.ab{}<!&\\\x1b\u2028\ufeff"),
     st.lists(
-        st.sampled_from(
-            ["```", "````", "~~~", "```python", "    ```", "> ", "- ", "<!--", "\r\n", "\n", "x", "\0"]
-        )
+        st.sampled_from(["```", "````", "~~~", "```python", "    ```", "> ", "- ", "<!--", "\r\n", "\n", "x", "\0"])
     ).map("".join),
 )
 LINES = TEXT.map(lambda text: text if text.endswith("\n") else text + "\n").filter(lambda text: text.strip())
@@ -73,9 +71,7 @@ class TestWhatIsFencedIsWhatRuns:
         lines=st.lists(st.text(alphabet="ab`~ #>-", max_size=8).map(str.rstrip), min_size=1).filter(any),
         marker=st.sampled_from(["- ", "1. ", "* ", "10) "]),
     )
-    def test_in_a_list_item_the_indentation_of_the_item_is_taken_off(
-        self, lines: list[str], marker: str
-    ) -> None:
+    def test_in_a_list_item_the_indentation_of_the_item_is_taken_off(self, lines: list[str], marker: str) -> None:
         code = "".join(line + "\n" for line in lines)
         fence, indent = longer_than_any("`", code), " " * len(marker)
         body = "".join(f"{indent}{line}\n" for line in [*lines, fence])
@@ -119,9 +115,7 @@ class TestWhatIsFencedIsWhatRuns:
 
 
 class TestWhatRuns:
-    @pytest.mark.parametrize(
-        "info", ["", "json", "text", "output", "python-repl", "pycon", "pythonic", "diff"]
-    )
+    @pytest.mark.parametrize("info", ["", "json", "text", "output", "python-repl", "pycon", "pythonic", "diff"])
     def test_a_fence_that_is_not_runnable_does_not(self, info: str) -> None:
         assert codes(f"```{info}\nprint(1)\n```") == []
 

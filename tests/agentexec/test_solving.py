@@ -52,9 +52,7 @@ def speakers(result: SolveResult) -> list[str]:
 
 
 def messages(result: SolveResult, sender: str) -> list[str]:
-    return [
-        e.message.content for e in result.events if isinstance(e, MessageAdded) and e.message.sender == sender
-    ]
+    return [e.message.content for e in result.events if isinstance(e, MessageAdded) and e.message.sender == sender]
 
 
 def of_type(result: SolveResult, kind: type[E]) -> list[E]:
@@ -68,9 +66,7 @@ async def attempt(
 ) -> SolveResult:
     """Solve with a coder that says `lines`, without planner and reviewer unless told."""
     settings = {"plan": False, "review": False, **options}
-    return await solve(
-        "Do it.", model=ScriptedModel(list(lines)), executor=executor or FakeExecutor(), **settings
-    )
+    return await solve("Do it.", model=ScriptedModel(list(lines)), executor=executor or FakeExecutor(), **settings)
 
 
 class TestTheCycle:
@@ -177,9 +173,7 @@ class TestBlocks:
         assert [(block.turn, block.language, block.result.verdict) for block in result.blocks] == [
             (1, "python", "ok"), (1, "bash", "failed"),
         ]  # fmt: skip
-        assert (
-            "Block 3 of 3 (python): not run, since block 2 did not end ok" in messages(result, "executor")[0]
-        )
+        assert "Block 3 of 3 (python): not run, since block 2 did not end ok" in messages(result, "executor")[0]
 
     @pytest.mark.parametrize("name", ["../x.py", "/etc/passwd", "~/x.py", "a\0b"])
     async def test_an_unsafe_name_is_refused_before_anybody_is_asked(self, name: str) -> None:
@@ -214,12 +208,8 @@ class TestBlocks:
 
 
 class TestApproval:
-    @pytest.mark.parametrize(
-        ("answer", "reason"), [(False, "not approved"), ("too risky", "not approved: too risky")]
-    )
-    async def test_a_rejected_block_does_not_run_and_the_coder_is_told(
-        self, answer: bool | str, reason: str
-    ) -> None:
+    @pytest.mark.parametrize(("answer", "reason"), [(False, "not approved"), ("too risky", "not approved: too risky")])
+    async def test_a_rejected_block_does_not_run_and_the_coder_is_told(self, answer: bool | str, reason: str) -> None:
         async def approve(block: CodeBlock) -> bool | str:
             return answer
 
@@ -344,9 +334,7 @@ class HangingExecutor(FakeExecutor):
 
 class TestFailures:
     async def test_a_model_that_fails_ends_the_run_and_everything_is_kept(self) -> None:
-        result = await attempt(
-            run("x"), ModelRateLimited("try again tomorrow"), executor=FakeExecutor(["1\n"])
-        )
+        result = await attempt(run("x"), ModelRateLimited("try again tomorrow"), executor=FakeExecutor(["1\n"]))
         assert (result.status, result.stop_reason, result.message) == (
             "model_failed",
             "model_failed",
@@ -355,9 +343,7 @@ class TestFailures:
         assert (result.turns, result.blocks[0].result.stdout, result.cost) == (2, "1\n", Decimal("0.01"))
 
     async def test_a_sandbox_that_fails_ends_the_run_and_everything_is_kept(self) -> None:
-        result = await attempt(
-            run("x"), run("y"), executor=FakeExecutor(failing(SandboxError("broken"), after=1))
-        )
+        result = await attempt(run("x"), run("y"), executor=FakeExecutor(failing(SandboxError("broken"), after=1)))
         assert (result.status, result.stop_reason, result.message) == (
             "sandbox_failed",
             "sandbox_failed",
@@ -566,9 +552,7 @@ class TestInputs:
         executor = FakeExecutor(limits=Limits(file_size=10))
         assert (await attempt(DONE, executor=executor, files={"x": b"a" * 11})).status == "sandbox_failed"
 
-    @pytest.mark.parametrize(
-        "options", [{"max_turns": 0}, {"deadline": 0}, {"max_cost": -1}, {"max_tokens": 0}]
-    )
+    @pytest.mark.parametrize("options", [{"max_turns": 0}, {"deadline": 0}, {"max_cost": -1}, {"max_tokens": 0}])
     async def test_limits_that_make_no_sense_are_an_error(self, options: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match="more than 0"):
             await attempt(DONE, **options)
@@ -604,9 +588,7 @@ class TestResult:
             "status", "answer", "stop_reason", "message", "turns", "blocks", "usage", "cost", "files",
             "run_id",
         }  # fmt: skip
-        assert [set(block) for block in data["blocks"]] == [
-            {"turn", "language", "filename", "code", "result"}
-        ] * 2
+        assert [set(block) for block in data["blocks"]] == [{"turn", "language", "filename", "code", "result"}] * 2
         assert [block["filename"] for block in data["blocks"]] == [None, "y.py"]
         assert data["files"] == ["a.txt", "b.txt"]
         assert data["cost"] == 0.02

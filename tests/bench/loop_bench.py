@@ -80,9 +80,7 @@ def main() -> None:
     """Print the figures."""
     for review in (True, False):
         for turns in (50, 2000, 5000):
-            print(
-                f"review={review!s:5} {turns:5} turns: {loop_overhead_ms(turns, review=review):.3f} ms/turn"
-            )
+            print(f"review={review!s:5} {turns:5} turns: {loop_overhead_ms(turns, review=review):.3f} ms/turn")
 
 
 if __name__ == "__main__":

@@ -32,10 +32,7 @@ def test_success_says_nothing_of_its_own(cli: Cli) -> None:
 
 def test_language_by_ending_and_by_flag(cli: Cli) -> None:
     assert cli("run", cli.write("p.sh", "echo from $0 | cut -c 1-4")).stdout == "from\n"
-    assert (
-        cli("run", "--language", "bash", cli.write("script", 'echo "${BASH_VERSION:+bash}"')).stdout
-        == "bash\n"
-    )
+    assert cli("run", "--language", "bash", cli.write("script", 'echo "${BASH_VERSION:+bash}"')).stdout == "bash\n"
 
 
 @pytest.mark.parametrize("args", [("-",), ()])
@@ -56,9 +53,7 @@ def test_output_arrives_while_the_program_runs(cli: Cli) -> None:
 def test_bytes_pass_unchanged_into_a_pipe(cli: Cli) -> None:
     raw = bytes(range(256)) + "é\u202e\u200b".encode()
     cli.write("p.py", f"import sys\nsys.stdout.buffer.write({raw!r})\n")
-    process = subprocess.run(
-        [*COMMAND, "run", "p.py"], cwd=cli.directory, env=cli.env, capture_output=True, timeout=30
-    )
+    process = subprocess.run([*COMMAND, "run", "p.py"], cwd=cli.directory, env=cli.env, capture_output=True, timeout=30)
     assert process.stdout == raw
 
 
@@ -74,9 +69,7 @@ STATUSES = [
 
 
 @pytest.mark.parametrize(("code", "flags", "status", "verdict"), STATUSES)
-def test_exit_status_and_json_of_each_verdict(
-    cli: Cli, code: str, flags: list[str], status: int, verdict: str
-) -> None:
+def test_exit_status_and_json_of_each_verdict(cli: Cli, code: str, flags: list[str], status: int, verdict: str) -> None:
     cli.write("p.py", code)
     plain = cli("run", "p.py", *flags)
     assert plain.returncode == status, plain.stderr
@@ -142,9 +135,7 @@ def test_wrong_usage_is_status_2_and_says_what_to_type(cli: Cli, args: list[str]
 
 
 @pytest.mark.usefixtures("plugin")
-@pytest.mark.parametrize(
-    ("sandbox", "said"), [("broken", "apt install engine"), ("lost", "engine went away")]
-)
+@pytest.mark.parametrize(("sandbox", "said"), [("broken", "apt install engine"), ("lost", "engine went away")])
 def test_sandbox_that_fails_is_status_125(cli: Cli, sandbox: str, said: str) -> None:
     cli.write("p.py", "print('ran')")
     for flags in ([], ["--json"]):
@@ -249,9 +240,7 @@ def test_killed_command_leaves_nothing(cli: Cli) -> None:
 
 def test_terminal_cannot_be_attacked(cli: Cli) -> None:
     attack = "\x1b]52;c;bGV0bWVpbg==\x07\x1b[2J\rhidden\u202eevil\u200b\x9b31m\x08"
-    cli.write(
-        "p.py", f"import sys\nprint({attack!r})\nprint({attack!r}, file=sys.stderr)\nprint('tab\\there é')\n"
-    )
+    cli.write("p.py", f"import sys\nprint({attack!r})\nprint({attack!r}, file=sys.stderr)\nprint('tab\\there é')\n")
     status, shown = on_terminal(cli, "run", "p.py")
     text = shown.decode()
     assert status == 0

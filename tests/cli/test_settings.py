@@ -30,9 +30,7 @@ def test_defaults() -> None:
 
 
 def test_each_source_wins_over_the_one_before(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (directory / "agentexec.toml").write_text(
-        'model = "from-file"\nmemory = "1M"\ntimeout = 1\ndisk = 4096\n'
-    )
+    (directory / "agentexec.toml").write_text('model = "from-file"\nmemory = "1M"\ntimeout = 1\ndisk = 4096\n')
     monkeypatch.setenv("AGENTEXEC_MEMORY", "2M")
     monkeypatch.setenv("AGENTEXEC_TIMEOUT", "2")
     settings = load_settings({"timeout": 3.0, "model": None})

@@ -83,9 +83,7 @@ def test_json_is_one_object(cli: Cli, scripted: OpenAIServer) -> None:
     assert done.returncode == 0
     assert done.stdout.count("\n") == 1
     result = json.loads(done.stdout)
-    assert set(result) >= {
-        *("status", "answer", "stop_reason", "turns", "blocks", "usage", "cost", "files", "run_id")
-    }
+    assert set(result) >= {*("status", "answer", "stop_reason", "turns", "blocks", "usage", "cost", "files", "run_id")}
     assert result["status"] == "solved"
     assert result["answer"] == "The total is 60."
     assert [block["result"]["verdict"] for block in result["blocks"]] == ["failed", "ok"]

@@ -66,9 +66,7 @@ async def test_pieces_arrive_while_the_model_still_writes(server: OpenAIServer, 
     assert times[-1] - times[0] > 0.25
 
 
-async def test_server_and_key_come_from_the_environment(
-    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_server_and_key_come_from_the_environment(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-from-environment")
     model = OpenAIModel("gpt-4o-mini")
@@ -132,9 +130,7 @@ async def test_content_in_parts(server: OpenAIServer, make: MakeModel) -> None:
     assert (await make().complete(HELLO)).text == "in parts"
 
 
-async def test_connection_lost_after_the_whole_text_is_forgiven(
-    server: OpenAIServer, make: MakeModel
-) -> None:
+async def test_connection_lost_after_the_whole_text_is_forgiven(server: OpenAIServer, make: MakeModel) -> None:
     server.faults = [Fault("drop_usage")]
     answer = await make().complete(HELLO)
     assert answer.text == "Hello from the server."
@@ -271,9 +267,7 @@ async def test_server_without_a_key_of_its_own(server: OpenAIServer, make: MakeM
     assert (await make(api_key=None).complete(HELLO)).text
 
 
-async def test_what_a_server_says_is_one_bounded_printable_line(
-    server: OpenAIServer, make: MakeModel
-) -> None:
+async def test_what_a_server_says_is_one_bounded_printable_line(server: OpenAIServer, make: MakeModel) -> None:
     server.faults = [Fault("status", status=400, body=error_body("\x1b]52;c;x\x07\nno\n" + "x" * 10_000))]
     with pytest.raises(errors.ModelRefused) as caught:
         await make().complete(HELLO)
@@ -294,9 +288,7 @@ async def test_retry_after_is_honoured(server: OpenAIServer, make: MakeModel) ->
     [{"retry-after-ms": "300"}, {"Retry-After": formatdate(time.time() + 86400, usegmt=True)}],
     ids=["milliseconds", "date"],
 )
-async def test_other_forms_of_retry_after(
-    server: OpenAIServer, make: MakeModel, headers: dict[str, str]
-) -> None:
+async def test_other_forms_of_retry_after(server: OpenAIServer, make: MakeModel, headers: dict[str, str]) -> None:
     server.faults = [Fault("status", status=503, headers=headers)]
     model = make(retries=Retries(first_delay=0.01, longest_wait=0.1))
     with pytest.raises(errors.ModelRefused):  # longer than this caller waits
@@ -333,9 +325,7 @@ async def test_silent_server_is_bounded(server: OpenAIServer, make: MakeModel) -
 async def test_unreachable_server(make: MakeModel) -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
-    model = make(
-        base_url=f"http://user:secret@127.0.0.1:{port}/v1", retries=Retries(attempts=2, first_delay=0.01)
-    )
+    model = make(base_url=f"http://user:secret@127.0.0.1:{port}/v1", retries=Retries(attempts=2, first_delay=0.01))
     with pytest.raises(errors.ModelUnreachable, match=r"OPENAI_BASE_URL.*tried 2 times") as caught:
         await model.complete(HELLO)
     assert "secret" not in str(caught.value)

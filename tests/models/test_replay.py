@@ -45,9 +45,7 @@ class Scripted(Model):
         self.closed = True
 
 
-FIRST = Completion(
-    "plan\n1. do it", Usage(input_tokens=5, output_tokens=2), Decimal("0.0012"), "stop", "gpt-x"
-)
+FIRST = Completion("plan\n1. do it", Usage(input_tokens=5, output_tokens=2), Decimal("0.0012"), "stop", "gpt-x")
 SECOND = Completion("FINAL ANSWER: 4 🙂\u2028", None, None, "length", "gpt-x")
 
 

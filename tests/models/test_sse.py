@@ -26,9 +26,7 @@ def read(data: bytes, cuts: list[int]) -> list[str]:
     st.sampled_from(["\n", "\r\n", "\r"]),
     st.lists(st.integers(0, 400), max_size=20),
 )
-def test_events_do_not_depend_on_how_the_bytes_are_cut(
-    events: list[list[str]], end: str, cuts: list[int]
-) -> None:
+def test_events_do_not_depend_on_how_the_bytes_are_cut(events: list[list[str]], end: str, cuts: list[int]) -> None:
     text = "".join("".join(f"data: {line}{end}" for line in lines) + end for lines in events)
     assert read(text.encode(), cuts) == ["\n".join(lines) for lines in events]
 

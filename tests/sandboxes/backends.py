@@ -61,6 +61,4 @@ class Backend:
         return open_executor(spec or self.spec, limits=limits, workspace=workspace, **options)
 
 
-BACKENDS = (
-    Backend("local", "local", "bubblewrap", lambda: shutil.which("bwrap") is not None, descendants),
-)
+BACKENDS = (Backend("local", "local", "bubblewrap", lambda: shutil.which("bwrap") is not None, descendants),)

@@ -49,9 +49,7 @@ async def executor(tmp_path: Path) -> AsyncIterator[ScriptExecutor]:
 
 
 async def test_it_runs_blocks_of_every_language(executor: ScriptExecutor) -> None:
-    result = await executor.run(
-        CodeBlock("import os; print(os.environ['GREETING']); open('out.txt', 'w').write('x')")
-    )
+    result = await executor.run(CodeBlock("import os; print(os.environ['GREETING']); open('out.txt', 'w').write('x')"))
     assert (result.verdict, result.stdout, result.isolation.tier) == ("ok", "hello\n", "plain")
     assert [file.path for file in result.files] == ["out.txt"]
     assert (await executor.run(CodeBlock("echo $GREETING; exit 3", language="sh"))).exit_code == 3
@@ -109,9 +107,7 @@ async def test_a_banner_before_the_runner_is_skipped(tmp_path: Path) -> None:
 
 
 async def test_it_can_be_lost_and_restarted(executor: ScriptExecutor) -> None:
-    result = await executor.run(
-        CodeBlock("import os, signal; os.kill(os.getppid(), signal.SIGKILL)\nwhile True: pass")
-    )
+    result = await executor.run(CodeBlock("import os, signal; os.kill(os.getppid(), signal.SIGKILL)\nwhile True: pass"))
     assert result.verdict == "lost"
     with pytest.raises(SandboxLostError):
         await executor.run(CodeBlock("print(1)"))

@@ -50,7 +50,7 @@ from sandboxes.runner.frames import (
 
 KINDS = st.integers(CONTROL, DATA)
 FRAMES = st.lists(st.tuples(KINDS, st.binary(max_size=300)), max_size=20)
-FUZZ = settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck), database=None)
+FUZZ = settings(deadline=None, max_examples=80, suppress_health_check=list(HealthCheck), database=None)
 
 HELLO = {"op": "hello", "python": "3.11.7", "pid_namespace": True, "uid": 1000}
 REPORT: dict[str, Any] = {
@@ -76,11 +76,10 @@ GOOD = encode(KEPT_STDOUT, b"1\n") + encode_control(REPORT)
 
 @given(FRAMES, st.lists(st.integers(1, 400), min_size=1))
 @FUZZ
-def test_frames_survive_any_way_of_cutting_the_stream(
-    frames: list[tuple[int, bytes]], cuts: list[int]
-) -> None:
+def test_frames_survive_any_way_of_cutting_the_stream(frames: list[tuple[int, bytes]], cuts: list[int]) -> None:
     stream = b"".join(encode(kind, payload) for kind, payload in frames)
-    decoder, received, start = Decoder(), [], 0
+    decoder, start = Decoder(), 0
+    received: list[tuple[int, bytes]] = []
     for cut in cuts * (len(stream) // sum(cuts) + 1):
         received += decoder.feed(stream[start : start + cut])
         start += cut
@@ -113,9 +112,7 @@ def test_a_control_frame_is_an_object_or_a_frame_error(payload: bytes) -> None:
         assert isinstance(decode_control(payload), dict)
 
 
-@pytest.mark.parametrize(
-    "payload", [b"[" * 200_000, b'{"a":' * 100_000, b"1" * 100_000, b"\xff", b"", b"[]", b"NaN"]
-)
+@pytest.mark.parametrize("payload", [b"[" * 200_000, b'{"a":' * 100_000, b"1" * 100_000, b"\xff", b"", b"[]", b"NaN"])
 def test_a_hostile_control_frame_is_a_frame_error(payload: bytes) -> None:
     with pytest.raises(FrameError):
         decode_control(payload)
@@ -148,12 +145,12 @@ def test_head_and_tail_are_the_beginning_and_the_end(pieces: list[bytes], limit:
 
 
 def test_output_that_comes_in_tiny_pieces_takes_no_more_memory() -> None:
-    kept = HeadTail(1 << 20)
+    kept = HeadTail(1 << 18)
     tracemalloc.start()
     try:
-        for number in range(500_000):
+        for number in range(100_000):
             kept.feed(b"%02d" % (number % 100) + b"xy")
-        assert tracemalloc.get_traced_memory()[1] < 3 << 20
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
 
@@ -260,9 +257,7 @@ def mutations(good: bytes) -> st.SearchStrategy[bytes]:
 
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just("9" * 5000),
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from([*REPORT, "kind", "x"]), inner)
-    ),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from([*REPORT, "kind", "x"]), inner),
     max_leaves=8,
 )
 CONTROLS = st.dictionaries(st.sampled_from([*REPORT, "kind", "path"]), JUNK).map(
@@ -355,9 +350,7 @@ async def test_a_report_with_a_wrong_value_is_refused_and_the_sandbox_given_up(
 async def test_a_report_without_a_field_is_refused() -> None:
     for name in REPORT:
         with pytest.raises(SandboxProtocolError):
-            await run(
-                HostileSandbox(encode_control({key: value for key, value in REPORT.items() if key != name}))
-            )
+            await run(HostileSandbox(encode_control({key: value for key, value in REPORT.items() if key != name})))
 
 
 @pytest.mark.parametrize(
@@ -382,9 +375,8 @@ async def test_a_second_result_is_not_taken_for_the_next_blocks() -> None:
     forged = encode_control({**REPORT, "verdict": "failed", "exit_code": 1})
     async with ScriptExecutor(HostileSandbox(GOOD + forged)) as executor:
         assert (await executor.run(CodeBlock("1"))).verdict == "ok"
-        # A runner may lie about the next block just as well; what counts is that host and stream stay in step.
-        assert (await executor.run(CodeBlock("2"))).verdict == "failed"
-        assert (await executor.run(CodeBlock("3"))).verdict == "lost"
+        with pytest.raises(SandboxProtocolError, match="an answer to no question"):
+            await executor.run(CodeBlock("2"))
 
 
 @pytest.mark.parametrize("cut", range(1, len(GOOD), 7))
@@ -495,9 +487,7 @@ async def test_cancelling_a_block_ends_a_runner_that_does_not_answer(deaf: bool)
 )
 @pytest.mark.parametrize("getting", [True, False])
 async def test_a_file_that_does_not_arrive_is_given_up(sandbox: HostileSandbox, getting: bool) -> None:
-    sandbox = HostileSandbox(
-        *sandbox.stream.answers, endless=sandbox.stream.endless, deaf=sandbox.stream.deaf
-    )
+    sandbox = HostileSandbox(*sandbox.stream.answers, endless=sandbox.stream.endless, deaf=sandbox.stream.deaf)
     async with asyncio.timeout(10), ScriptExecutor(sandbox) as executor:
         with pytest.raises((SandboxLostError, SandboxProtocolError)):
             await (executor.get("a", max_bytes=100) if getting else executor.put("a", b"x"))

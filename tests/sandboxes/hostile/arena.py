@@ -56,7 +56,13 @@ class Canaries:
     def _look(self) -> tuple[object, ...]:
         directory = self.file.parent
         status = self.file.stat()
-        return sorted(os.listdir(directory)), self.file.read_text(), status.st_mode, status.st_mtime_ns, status.st_nlink
+        return (
+            sorted(os.listdir(directory)),
+            self.file.read_text(),
+            status.st_mode,
+            status.st_mtime_ns,
+            status.st_nlink,
+        )
 
     def assert_untouched(self) -> None:
         assert self._look() == self._before
@@ -111,9 +117,7 @@ class Arena:
         descriptors = open_descriptors()
         threads = {thread for thread in threading.enumerate() if thread.is_alive()}
         processes = self.backend.processes()
-        async with self.backend.open(
-            Limits(**{"wall_time": WALL, **limits}), workspace=self.workspace
-        ) as executor:
+        async with self.backend.open(Limits(**{"wall_time": WALL, **limits}), workspace=self.workspace) as executor:
             yield executor
             self.assert_clean_outside()
         await asyncio.get_running_loop().shutdown_default_executor()
@@ -139,12 +143,15 @@ class Arena:
         """Run a hostile block, and a harmless one after it."""
         source = self.source(code) if language == "python" else textwrap.dedent(code)
         started = time.monotonic()
-        result = await executor.run(
-            CodeBlock(source, language=language, filename=filename), on_output=on_output
-        )
+        result = await executor.run(CodeBlock(source, language=language, filename=filename), on_output=on_output)
         took = time.monotonic() - started
         assert took < executor.limits.wall_time + GRACE, f"took {took:.2f} s"
-        assert result.verdict == verdict, (result.verdict, result.message, result.stdout[-500:], result.stderr[-1500:])
+        assert result.verdict == verdict, (
+            result.verdict,
+            result.message,
+            result.stdout[-500:],
+            result.stderr[-1500:],
+        )
         assert self.canaries.secret not in result.stdout + result.stderr
         self.assert_clean_outside()
         await self.assert_usable(executor)

@@ -1,4 +1,5 @@
 """Section F: network and IPC, with the network off."""
+# ruff: noqa: E501 - programs are shown as they run
 
 from __future__ import annotations
 
@@ -132,9 +133,7 @@ async def test_two_sandboxes_do_not_see_each_other(arena: Arena) -> None:
         print("up", flush=True)
         time.sleep(1)
         """
-        task = asyncio.create_task(
-            other.run(CodeBlock(arena.source(server)), on_output=lambda *_: listening.set())
-        )
+        task = asyncio.create_task(other.run(CodeBlock(arena.source(server)), on_output=lambda *_: listening.set()))
         await asyncio.wait_for(listening.wait(), 10)
         client = """
         import ctypes, socket

@@ -259,7 +259,9 @@ async def test_segmentation_fault_is_failed(arena: Arena) -> None:
 async def test_deep_recursion_is_failed(arena: Arena) -> None:
     result = await arena.attack("def deeper(): deeper()\ndeeper()", verdict="failed")
     assert (result.exit_code, "RecursionError" in result.stderr) == (1, True)
-    overflow = "import sys\nsys.setrecursionlimit(10**9)\nclass Deep:\n    __getattr__ = lambda s, n: getattr(s, n)\nDeep().a"
+    overflow = (
+        "import sys\nsys.setrecursionlimit(10**9)\nclass Deep:\n    __getattr__ = lambda s, n: getattr(s, n)\nDeep().a"
+    )
     arena.canaries.assert_untouched()
     async with arena.executor() as executor:
         await arena.run(executor, overflow, verdict="failed")
