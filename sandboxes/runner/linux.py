@@ -14,7 +14,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def prctl(option: int, value: int) -> None:
-    """Set an attribute of this process, see prctl(2); nothing on systems without it.
+    """Set an attribute of this process, as the manual has it; nothing on systems without prctl.
 
     Raises:
         OSError: the kernel refused.

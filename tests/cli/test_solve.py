@@ -61,7 +61,7 @@ def test_failing_block_is_repaired_and_the_answer_is_all_of_stdout(cli: Cli, scr
         "failed",
         "  | total 60",
         "  | to stderr",
-        "wrote total.txt",
+        "wrote add.py, total.txt",
         "tokens in",
         "$0.0",
         "solved",
