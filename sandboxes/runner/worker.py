@@ -25,7 +25,7 @@ from typing import Any, Dict, List, NoReturn, Optional
 from . import linux
 
 compile("", "<warm>", "exec")  # the first use of the compiler costs a millisecond, here once for all workers
-NICE = 10
+NICE = 5
 """Blocks give way to the supervisor, which has to get a word in among as many busy processes as they may have."""
 NOT_STARTED, RUNNING, ENDED, EXEC_FAILED = range(4)
 STARTUP = frozenset(
