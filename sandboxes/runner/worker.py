@@ -19,6 +19,7 @@ import sys
 import threading
 import weakref
 from importlib.machinery import SourceFileLoader
+from itertools import islice
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, Dict, List, NoReturn, Optional
 
@@ -161,12 +162,15 @@ def run_python(path: str, source: bytes, page: Any) -> int:
     return _finish(directory, status, page)
 
 
+_preloaded = 0
+
+
 def _make_way(directory: str) -> None:
     """Forget modules of ours that have the name of one beside the program, which is the one it is to find."""
     try:
         beside = os.listdir(directory)
     except OSError:
-        return
+        beside = []
     for entry in beside:
         name = entry[:-3] if entry.endswith(".py") else entry
         if name not in sys.modules or name in STARTUP or name in sys.builtin_module_names:
@@ -174,6 +178,8 @@ def _make_way(directory: str) -> None:
         if entry != name or os.path.exists(os.path.join(directory, name, "__init__.py")):
             for loaded in [loaded for loaded in sys.modules if loaded == name or loaded.startswith(name + ".")]:
                 del sys.modules[loaded]
+    global _preloaded
+    _preloaded = len(sys.modules)
 
 
 def _report(error: BaseException, page: Any) -> int:
@@ -276,12 +282,14 @@ def _destroy_modules(directory: str) -> None:
 
 
 def _modules_below(directory: str) -> List[str]:
-    found = []
-    for name, module in list(sys.modules.items()):
+    found = ["__main__"] if "__main__" in sys.modules else []
+    # Only what the block added, which comes last: to touch a preloaded module is to copy its page.
+    for name in list(islice(reversed(sys.modules), max(0, len(sys.modules) - _preloaded))):
+        module = sys.modules[name]
         if type(module) is ModuleType:  # asking others for an attribute may load them
             file = module.__dict__.get("__file__")
             beside = isinstance(file, str) and file.startswith(directory + os.sep) and file.endswith(".py")
-            if name == "__main__" or (beside and "site-packages" not in str(file)):
+            if beside and "site-packages" not in str(file):
                 found.append(name)
     return found
 
