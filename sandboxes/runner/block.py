@@ -29,7 +29,7 @@ from .frames import (
 )
 from .spare import Spare
 from .watch import Watch, megabytes
-from .worker import ENDED, EXEC_FAILED, job_bytes
+from .worker import ENDED, EXEC_FAILED, EXIT_STATUS, job_bytes
 
 DRAIN = 0.2
 """Seconds to wait for the rest of the output after everything was killed (only an escaped process can use them)."""
@@ -64,6 +64,9 @@ class Block:
         watch: The watcher that was made with it.
         live: Whether output is sent while the block runs.
         wakeup: Descriptor that becomes readable when a child ends.
+
+    Attributes:
+        leftover: Id of the main process if it is dead but has not been waited for; 0 otherwise.
     """
 
     def __init__(
@@ -76,7 +79,10 @@ class Block:
         self._live = live
         self._wakeup = wakeup
         self._status = -1
+        self._reaped = False
+        self._cpu_time = 0.0
         self._maxrss = 0
+        self.leftover = 0
         self._verdict = ""
         self._message = ""
         self._captures = {
@@ -109,7 +115,7 @@ class Block:
         deadline = started + self._limits["wall_time"]
         next_sample = started + self._watch.delay
         self._take_requests()  # a cancellation may have come in one piece with the block
-        while self._status < 0 and not self._verdict:
+        while not self._ended() and not self._verdict:
             now = time.monotonic()
             if now >= deadline:
                 self._end("timeout", "ran longer than %g s" % self._limits["wall_time"])
@@ -121,6 +127,13 @@ class Block:
                     return
                 next_sample = time.monotonic() + self._watch.delay
             self._wait(max(0.0, min(deadline, next_sample) - time.monotonic()))
+
+    def _ended(self) -> bool:
+        """Whether the main process has ended, or says that nothing is left to do but to end it."""
+        page = self._spare.page
+        if self._status < 0 and page[0] == ENDED:
+            self._status = page[EXIT_STATUS] << 8  # as wait(2) has it
+        return self._status >= 0
 
     def _end(self, verdict: str, message: str) -> None:
         self._verdict, self._message = verdict, message
@@ -174,6 +187,13 @@ class Block:
                 raise HostGone("unexpected frame while a block runs")
             self._end("cancelled", "cancelled by the caller")
 
+    def _captured(self, stream: int) -> bool:
+        """Read what is there; return whether that was anything."""
+        before = self._captures[stream].total
+        if self._channel.full:
+            self._channel.flush_all()
+        return self._read(stream) and self._captures[stream].total > before
+
     def _read(self, stream: int) -> bool:
         """Read what is there; return false at the end of the stream."""
         for _ in range(16):
@@ -204,11 +224,20 @@ class Block:
             if pid == 0:
                 return True
             if pid == self._spare.pid:
-                self._status = status
+                self._reaped = True
+                if self._status < 0:
+                    self._status = status
                 self._maxrss = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
     def _kill(self) -> None:
         """End everything the block started. Again and again, since the last fork may just have happened."""
+        if self._is_alone():
+            # To take a large process apart takes the kernel milliseconds, for which nobody has to wait: it sleeps,
+            # has nobody beside it, and does not come back from this.
+            self.leftover = self._spare.pid
+            self._cpu_time, self._maxrss = linux.usage(self.leftover)
+            os.kill(self.leftover, signal.SIGKILL)
+            return
         # Who has no child left has no descendant: orphans become children of PID 1, or of the subreaper.
         while self._reap(os.WNOHANG):
             linux.signal_all(self._pid_namespace, signal.SIGKILL)
@@ -217,7 +246,18 @@ class Block:
             elif not self._reap(0):
                 return
 
+    def _is_alone(self) -> bool:
+        """Whether the main process waits to be ended, and nothing else was ever started beside it."""
+        page = self._spare.page
+        ended = page[0] == ENDED and not self._verdict and not self._reaped
+        return ended and self._pid_namespace and linux.newest_process() == self._spare.pid
+
     def _drain(self) -> None:
+        if self.leftover:  # it wrote all it had; the end of the stream comes when the kernel is done with it
+            for stream in list(self._open):
+                while self._captured(stream):
+                    pass
+            return
         end = time.monotonic() + DRAIN
         for stream in list(self._open):
             while stream in self._open:
@@ -251,7 +291,7 @@ class Block:
             "stdout_head": len(out.head()),
             "stderr_head": len(err.head()),
             "duration": duration,
-            "cpu_time": self._watch.cpu_time(),
+            "cpu_time": self._watch.cpu_time() + self._cpu_time,
             "peak_memory": max(self._watch.peak_memory, self._maxrss),
             "message": self._message,
         }

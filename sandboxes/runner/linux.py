@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from typing import Dict, List, Tuple
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -79,6 +80,22 @@ def signal_all(pid_namespace: bool, number: int = signal.SIGKILL) -> None:
             os.kill(pid, number)
         except (ProcessLookupError, PermissionError):
             continue
+
+
+def newest_process() -> int:
+    """Return the id that was given out last in this PID namespace, to a process or a thread."""
+    with open("/proc/loadavg", "rb") as file:
+        return int(file.read().split()[-1])
+
+
+def usage(pid: int) -> Tuple[float, int]:
+    """Return CPU seconds and highest resident bytes of a living process, its children not counted."""
+    cpu_time = time.clock_gettime((~pid << 3) | 2)  # the clock of another process, see clock_getcpuclockid(3)
+    with open("/proc/%d/status" % pid, "rb") as file:
+        for line in file:
+            if line.startswith(b"VmHWM:"):
+                return cpu_time, int(line.split()[1]) * 1024
+    return cpu_time, 0
 
 
 def split_status(status: int) -> Tuple[int, int]:

@@ -72,6 +72,7 @@ class Supervisor:
     def __init__(self, config: Dict[str, Any], channel: Channel) -> None:
         self._channel = channel
         self._config = config
+        self._leftover = 0
         self._ahead: Optional[Tuple[Spare, Watch]] = None
         config["pid_namespace"] = os.getpid() == 1
         if not config["pid_namespace"]:
@@ -137,6 +138,9 @@ class Supervisor:
                 if self._config["pid_namespace"]:
                     remove_segments()  # nobody is left who could use them, and the next block must not pay for them
                 spare = Spare()
+                if self._leftover:
+                    os.waitpid(self._leftover, 0)  # its CPU time is the last block's, not the next one's
+                    self._leftover = 0
                 self._ahead = spare, Watch(self._config, self._disk)
             request = self._channel.next_request()
             operation = operations.get(request.get("op", ""))
@@ -196,10 +200,12 @@ class Supervisor:
         assert self._ahead is not None
         spare, watch = self._ahead
         self._ahead = None
+        block = Block(self._config, self._channel, spare, watch, live, self._wakeup)
         try:
-            report = Block(self._config, self._channel, spare, watch, live, self._wakeup).run(job)
+            report = block.run(job)
         finally:
             spare.close()
+        self._leftover = block.leftover
         if report["verdict"] == "memory" and watch.files_weigh():
             for path in self._config["tmpfs"]:
                 remove_tree(path)

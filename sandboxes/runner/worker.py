@@ -17,6 +17,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 import weakref
 from importlib.machinery import SourceFileLoader
 from itertools import islice
@@ -28,6 +29,7 @@ from . import linux
 compile("", "<warm>", "exec")  # the first use of the compiler costs a millisecond, here once for all workers
 NICE = 5
 """Blocks give way to the supervisor, which has to get a word in among as many busy processes as they may have."""
+EXIT_STATUS = 2
 NOT_STARTED, RUNNING, ENDED, EXEC_FAILED = range(4)
 STARTUP = frozenset(
     [
@@ -56,12 +58,14 @@ class Worker:
         job: Descriptor to read the job from; end of file means that none will come.
         stdout: Descriptor that becomes 1.
         stderr: Descriptor that becomes 2.
-        page: Memory shared with the supervisor: byte 0 is how far the worker got, byte 1 the errno that ended it.
+        page: Memory shared with the supervisor: byte 0 is how far the worker got, byte 1 the errno that ended it,
+            byte 2 the exit status.
     """
 
     def __init__(self, job: int, stdout: int, stderr: int, page: Any) -> None:
         self._job = job
         self._page = page
+        self._pid = os.getpid()
         os.setpgid(0, 0)  # so that `kill(0)` is the block's own business
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -91,7 +95,13 @@ class Worker:
             self._exec(job["argv"])
         self._page[0] = RUNNING
         code = run_python(job["path"], job["source"], self._page)
+        if os.getpid() != self._pid:
+            os._exit(code)  # a fork of the program's, which came to the end of the file as well
+        self._page[EXIT_STATUS] = code & 0xFF
         self._page[0] = ENDED
+        # The supervisor looks up, and ends us. It would wait longer for an end of our own making.
+        os.kill(os.getppid(), signal.SIGCHLD)
+        time.sleep(1.0)
         os._exit(code)
 
     def _exec(self, argv: List[str]) -> NoReturn:
