@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -92,7 +91,7 @@ class LocalSandbox(Sandbox):
             self._workspace = self._own.path
         command = [self._interpreter.executable, *argv[1:]]
         if self._tier == "none":
-            return await UnconfinedStream.spawn(command, env={"LANG": "C.UTF-8"}, cwd=self._workspace)
+            return await ProcessStream.spawn(command, env={"LANG": "C.UTF-8"}, cwd=self._workspace)
         return await self._launch_bwrap(command, limits)
 
     async def _launch_bwrap(self, command: Sequence[str], limits: Limits) -> ByteStream:
@@ -203,23 +202,14 @@ class BwrapStream(ProcessStream):
             for child in psutil.Process(self.pid).children():
                 child.kill()
 
+    def sweep(self) -> None:
+        """Nothing can be left: PID 1 took it along."""
+
     async def close(self) -> None:
         await super().close()
         if self.group is not None:
             self.group.close()
             self.group = None
-
-
-class UnconfinedStream(ProcessStream):
-    """A stream to a runner without a PID namespace, which cannot take its blocks along if it is killed itself."""
-
-    async def close(self) -> None:
-        await super().close()
-        # The runner leads a session, and its blocks stay in it unless they make an effort.
-        for name in os.listdir("/proc") if sys.platform.startswith("linux") else ():
-            with contextlib.suppress(OSError):
-                if name.isdigit() and os.getsid(int(name)) == self.pid:
-                    os.kill(int(name), signal.SIGKILL)
 
 
 def local_executor(arg: str | None, *, limits: Limits, workspace: Path | None, **options: Any) -> Executor:

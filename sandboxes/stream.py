@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -92,6 +94,16 @@ class ProcessStream(ByteStream):
         """End the process at once, as `close` does with one that does not end by itself."""
         self._process.kill()
 
+    def sweep(self) -> None:
+        """End what a runner could not take along, because it was killed itself and is no PID 1.
+
+        It leads a session, and its blocks stay in it unless they make an effort.
+        """
+        for name in os.listdir("/proc") if sys.platform.startswith("linux") else ():
+            with contextlib.suppress(OSError):
+                if name.isdigit() and os.getsid(int(name)) == self.pid:
+                    os.kill(int(name), signal.SIGKILL)
+
     async def receive(self) -> bytes:
         try:
             return await self._reader.read(1 << 16)
@@ -111,6 +123,7 @@ class ProcessStream(ByteStream):
             await wait_exit(self._process, EXIT_GRACE)
         if self._stderr < 0:  # somebody else who closes us was faster
             return
+        self.sweep()
         self.diagnosis()
         os.close(self._stderr)
         self._stderr = -1

@@ -104,7 +104,7 @@ class WorkspaceFile(_Frozen):
     Attributes:
         path: Relative to the workspace, with `/` separators. Bytes that are not UTF-8 are escaped as `\xNN`.
         size: Bytes.
-        sha256: Hex digest, or None where the files of one block exceeded what is hashed (256 MiB in all).
+        sha256: Hex digest, or None where hashing had to stop: at 256 MiB a block, or after half a second.
         media_type: Guessed from the name, never from the content.
     """
 

@@ -72,6 +72,8 @@ class Worker:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         # Undumpable was for the supervisor; a process that is, cannot even list its own descriptors.
         linux.prctl(linux.PR_SET_DUMPABLE, 1)
+        if os.getppid() != 1:  # PID 1 takes everything along; any other supervisor could be killed without us
+            linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
         _prefer_for_oom()
         os.nice(NICE)
         os.dup2(stdout, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,20 @@ def require_engine(found: bool, what: str) -> None:
     if os.environ.get("AGENTEXEC_REQUIRE_ENGINES") == "1":
         pytest.fail(f"{what} is missing, and AGENTEXEC_REQUIRE_ENGINES=1 says that it must not be")
     pytest.skip(f"{what} is missing")
+
+
+def find_python(version: str) -> str:
+    """Return the path of another interpreter, e.g. of "3.12"; skips the test where there is none."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+    found = [str(path) for path in sorted(pyenv.glob(f"{version}.*/bin/python3"))]
+    for path in (*found, shutil.which(f"python{version}")):
+        if path is not None and os.access(path, os.X_OK):
+            asked = subprocess.run(
+                [path, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True
+            )
+            if asked.stdout.decode().strip() == version:
+                return path
+    pytest.skip(f"there is no Python {version} here")
 
 
 def descendants() -> set[int]:

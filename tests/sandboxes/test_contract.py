@@ -36,7 +36,7 @@ from sandboxes import (
     executor_names,
     open_executor,
 )
-from tests.sandboxes.backends import BACKENDS, Backend, descendants, require_engine
+from tests.sandboxes.backends import BACKENDS, Backend, descendants, find_python, require_engine
 
 NONE = Backend("local-none", "local", "Python", lambda: True, descendants)
 FAKE = Backend("fake", "fake", "nothing", lambda: True, set)
@@ -319,6 +319,9 @@ async def test_cancelling_the_task_kills_the_block_and_keeps_the_executor(real: 
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(task, 5)
         assert await usable(real)
+    end = time.monotonic() + 2
+    while len(descendants()) > idle + 1 and time.monotonic() < end:  # the dead are taken apart after the result
+        await asyncio.sleep(0.01)
     assert len(descendants()) <= idle + 1
 
 
@@ -546,12 +549,9 @@ def test_an_option_that_a_backend_does_not_know_is_refused() -> None:
         open_executor("local", isolation="some")
 
 
-@pytest.mark.parametrize(
-    "python", ["no-such-python", "/nowhere/python3", "/bin/sh", "/root/.pyenv/versions/3.6.15/bin/python3"]
-)
+@pytest.mark.parametrize("python", ["no-such-python", "/nowhere/python3", "/bin/sh", "3.6"])
 def test_an_interpreter_that_is_none_is_refused(python: str) -> None:
-    if "pyenv" in python and not Path(python).exists():
-        pytest.skip(f"there is no {python} on this machine")
+    python = find_python(python) if python == "3.6" else python
     with pytest.raises(SandboxUnavailable, match=r"no such interpreter|not a working Python|3\.8 or newer is needed"):
         LocalSandbox(python=python)
 

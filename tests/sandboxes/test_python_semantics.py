@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from sandboxes import CodeBlock, Executor, FileTooLarge, Limits, SandboxStartError, open_executor
-from tests.sandboxes.backends import require_engine
+from tests.sandboxes.backends import find_python, require_engine
 
-OTHERS = ["3.8.18", "3.9.18", "3.10.13", "3.12.1", "3.13.0"]
-PYENV = Path("/root/.pyenv/versions")
+OTHERS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13"]
 
 
 @pytest.fixture
@@ -128,7 +127,8 @@ async def test_source_that_is_no_python_is_a_syntax_error(executor: Executor, co
     result = await executor.run(CodeBlock(code))
     assert (result.verdict, result.exit_code, result.stdout) == ("failed", 1, "")
     assert re.search(error, result.stderr)
-    assert "SyntaxError" in result.stderr
+    # Early releases of 3.11 say ValueError of a NUL.
+    assert "SyntaxError" in result.stderr or (error == "null bytes" and "ValueError" in result.stderr)
     assert "Traceback" not in result.stderr
 
 
@@ -268,18 +268,15 @@ async def test_modules_of_the_virtual_environment_that_runs_us_are_there(executo
     assert await out(executor, "import pydantic, sys; print(sys.executable)") == f"{sys.executable}\n"
 
 
-@pytest.mark.parametrize("python", [*(str(PYENV / version / "bin/python3") for version in OTHERS), "/usr/bin/python3"])
-async def test_another_interpreter_runs_the_blocks(python: str) -> None:
+@pytest.mark.parametrize("version", OTHERS)
+async def test_another_interpreter_runs_the_blocks(version: str) -> None:
     require_engine(shutil.which("bwrap") is not None, "bubblewrap")
-    if not Path(python).exists():
-        pytest.skip(f"there is no {python} on this machine")
+    python = find_python(version)
     async with open_executor(f"local:{python}") as executor:
         result = await executor.run(
             CodeBlock("import sys, hashlib, sqlite3; print(sys.version_info[:2]); open('f', 'w').write('x')")
         )
         assert (result.verdict, result.stderr) == ("ok", "")
-        if "versions/" in python:
-            major, minor = python.split("versions/")[1].split(".")[:2]
-            assert result.stdout == f"({major}, {minor})\n"
+        assert result.stdout == f"({version.replace('.', ', ')})\n"
         assert [file.path for file in result.files] == ["f"]
         assert (await executor.run(CodeBlock("1/0"))).verdict == "failed"
