@@ -42,7 +42,7 @@ class SolveResult(BaseModel):
         message: For people: why it ended so.
         turns: Messages after the task.
         blocks: The blocks that were run, in order.
-        usage: Tokens of all model calls, as far as servers counted them.
+        usage: Tokens of all model calls, as far as servers counted them. None if they counted none.
         cost: USD, a number in JSON. None if the price of any call is unknown.
         files: Paths of all files in the workspace that blocks created or changed, each once.
         run_id: Identity of the run; ids sort by time.
@@ -57,7 +57,7 @@ class SolveResult(BaseModel):
     message: str
     turns: int
     blocks: tuple[BlockRecord, ...]
-    usage: Usage
+    usage: Usage | None
     cost: Decimal | None
     files: tuple[str, ...]
     run_id: str
@@ -85,6 +85,7 @@ def result_of(events: Iterable[Event]) -> SolveResult:
     started, finished = kept[0], kept[-1]
     calls = [event for event in kept if isinstance(event, ModelCalled)]
     blocks = [event for event in kept if isinstance(event, BlockFinished)]
+    counted = [call.usage for call in calls if call.usage is not None]
     costs = [call.cost for call in calls]
     return SolveResult(
         status=finished.status,
@@ -102,7 +103,7 @@ def result_of(events: Iterable[Event]) -> SolveResult:
             )
             for event in blocks
         ),
-        usage=sum((call.usage for call in calls if call.usage is not None), Usage()),
+        usage=sum(counted, Usage()) if counted or not calls else None,
         cost=None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0)),
         files=tuple(dict.fromkeys(file.path for event in blocks for file in event.result.files)),
         run_id=started.run_id,

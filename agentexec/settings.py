@@ -118,7 +118,7 @@ def load_settings(
         SettingsError: a value is wrong; the message names the setting, where it was set and what it may be.
     """
     given = {name: value for name, value in (flags or {}).items() if value is not None}
-    file = read_file(directory or Path.cwd(), workspace)
+    file = read_file(directory or Path(), workspace)
     token = _file_values.set(file)
     try:
         return Settings(**given)
@@ -135,11 +135,11 @@ def read_file(directory: Path, workspace: Path | None = None) -> dict[str, Any]:
         SettingsError: the file cannot be read, is not TOML, or sets what a file may not set.
     """
     path = directory / FILE_NAME
-    if workspace is not None and path.resolve().is_relative_to(workspace.resolve()):
-        return {}
     try:
+        if workspace is not None and path.resolve().is_relative_to(workspace.resolve()):
+            return {}
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except FileNotFoundError:  # or the current directory is gone
         return {}
     except OSError as error:
         raise SettingsError(f"cannot read {path}: {error.strerror}") from error

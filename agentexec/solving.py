@@ -203,7 +203,7 @@ class _Run:
             status="solved",
             stop_reason="final_answer",
             answer=accepted_answer(conversation),
-            message=f"solved in {len(conversation) - 1} turns",
+            message="solved",
         )
 
     async def _close(self) -> str:

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from agentexec.cli import options as o
+from agentexec.cli.output import open_standard_streams
+from agentexec.cli.signals import INTERRUPTED, ignore_signals
 
 app = typer.Typer(
     name="agentexec",
@@ -21,10 +23,16 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; the console script `agentexec`."""
+    open_standard_streams()
     try:
         app(prog_name="agentexec")
     except KeyboardInterrupt:
-        sys.exit(130)
+        ignore_signals()
+        sys.exit(INTERRUPTED)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            ignore_signals()
+        raise
 
 
 def _show_version(asked: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from pydantic import ValidationError
 
+from agentexec.cli.output import say
 from agentexec.errors import SettingsError
-from agentexec.markdown import visible
 from sandboxes.errors import SandboxError, UnknownExecutor
 from sandboxes.executor import Executor
 from sandboxes.registry import open_executor
@@ -80,7 +79,7 @@ class Place:
 
 def fail(message: str, status: int) -> NoReturn:
     """End the command with one line on stderr."""
-    print(f"agentexec: {visible(message, keep='')}", file=sys.stderr)  # noqa: T201
+    say(message)
     raise typer.Exit(status)
 
 

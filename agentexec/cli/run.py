@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from agentexec.cli.options import SANDBOX_FAILED, USAGE, fail, make_executor, read_place
-from agentexec.cli.output import Output
+from agentexec.cli.output import CannotWrite, Output, say, write_stdout
 from agentexec.cli.signals import INTERRUPTED, Interrupted, interrupts
-from agentexec.markdown import visible
 from sandboxes.errors import SandboxError, UnknownLanguage
 from sandboxes.executor import Executor
 from sandboxes.languages import find_language, language_of_file
 from sandboxes.types import CodeBlock, Result, Stream
 
-BROKEN_PIPE = 141
-"""128 + SIGPIPE, which is how other programs end when nobody reads their output any more."""
 _STATUS = {
     "ok": 0,
     "timeout": 124,
@@ -45,7 +41,13 @@ def run_command(
     block = read_block(file, language)
     executor = make_executor(read_place(flags, workspace), workspace)
     try:
-        return asyncio.run(_run(executor, block, json=json))
+        result, interrupted = asyncio.run(_run(executor, block, json=json))
+        _report(result, json=json)
+        return INTERRUPTED if interrupted and not result.ok else exit_status(result)
+    except CannotWrite as error:
+        if not error.quiet:
+            say(str(error))
+        return error.status
     except UnknownLanguage as error:
         fail(str(error), SANDBOX_FAILED)
     except SandboxError as error:
@@ -74,7 +76,8 @@ def read_block(file: str | None, language: str | None) -> CodeBlock:
         fail(f"{shown} is not UTF-8 text (byte {error.start}): give a source file", USAGE)
 
 
-async def _run(executor: Executor, block: CodeBlock, *, json: bool) -> int:
+async def _run(executor: Executor, block: CodeBlock, *, json: bool) -> tuple[Result, bool]:
+    """Run a block; return what came of it, and whether a signal came."""
     task = asyncio.current_task()
     assert task is not None
     running = False
@@ -103,25 +106,18 @@ async def _run(executor: Executor, block: CodeBlock, *, json: bool) -> int:
         except (asyncio.CancelledError, Interrupted):
             if not signals:
                 raise
-            return INTERRUPTED
-        except BrokenPipeError:
-            return _nobody_reads()
+            result = Result(verdict="cancelled", isolation=executor.isolation, message="interrupted")
         finally:
             running = False
             await asyncio.gather(*background, return_exceptions=True)
-    return _report(result, json=json, interrupted=bool(signals))
+    return result, bool(signals)
 
 
-def _report(result: Result, *, json: bool, interrupted: bool) -> int:
+def _report(result: Result, *, json: bool) -> None:
     if json:
-        try:
-            print(result.model_dump_json(), flush=True)  # noqa: T201
-        except BrokenPipeError:
-            return _nobody_reads()
+        write_stdout(result.model_dump_json())
     elif result.verdict != "ok" and result.message:
-        line = visible(result.message, keep="")
-        print(f"agentexec: {result.verdict}: {line}", file=sys.stderr)  # noqa: T201
-    return INTERRUPTED if interrupted and not result.ok else exit_status(result)
+        say(f"{result.verdict}: {result.message}")
 
 
 def exit_status(result: Result) -> int:
@@ -131,9 +127,3 @@ def exit_status(result: Result) -> int:
     if result.signal is not None:
         return 128 + result.signal
     return result.exit_code or 1
-
-
-def _nobody_reads() -> int:
-    # What Python still holds for stdout would fail again, loudly, when the interpreter flushes it at exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return BROKEN_PIPE

@@ -23,12 +23,14 @@ class Interrupts:
 
     Attributes:
         count: How many came.
+        over: Set when the loop has done its work; what is left is to tell of it.
         writing: Set while the main thread is in a blocking write; a signal then raises `Interrupted` there,
             since the event loop cannot run.
     """
 
     def __init__(self, on_interrupt: Callable[[], None]) -> None:
         self.count = 0
+        self.over = False
         self.writing = False
         self._loop = asyncio.get_running_loop()
         self._on_interrupt = on_interrupt
@@ -41,6 +43,8 @@ class Interrupts:
         self.count += 1
         if self.count > 2:
             os._exit(INTERRUPTED)
+        if self.over:
+            return
         self._loop.call_soon_threadsafe(self._on_interrupt)
         if self.writing:
             raise Interrupted
@@ -57,5 +61,13 @@ def interrupts(on_interrupt: Callable[[], None]) -> Iterator[Interrupts]:
     try:
         yield state
     finally:
-        for number, handler in previous.items():
+        state.over = True
+        # After a signal the command is about to end; a second one must not cost what it has to tell.
+        for number, handler in () if state else previous.items():
             signal.signal(number, handler)
+
+
+def ignore_signals() -> None:
+    """Let no further signal change the exit status, while the interpreter shuts down."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -15,10 +13,12 @@ from typing import Any
 
 from agentexec.cli.approval import Approver
 from agentexec.cli.options import SANDBOX_FAILED, USAGE, Place, fail, make_executor, place_of
+from agentexec.cli.output import CannotWrite, abandon_stderr, say, write_stdout
 from agentexec.cli.signals import INTERRUPTED, interrupts
 from agentexec.cli.view import View, make_view
 from agentexec.errors import ModelError, SettingsError
-from agentexec.events import Event, RunStarted
+from agentexec.events import Event, RunFinished, RunStarted, Status
+from agentexec.log import new_run_id
 from agentexec.markdown import visible
 from agentexec.models import Model, make_model
 from agentexec.result import SolveResult, result_of
@@ -65,8 +65,7 @@ def solve_command(request: Request, flags: Mapping[str, Any]) -> int:
         settings = load_settings(flags, workspace=request.workspace)
     except SettingsError as error:
         fail(str(error), USAGE)
-    if not request.task.strip():
-        fail("the task is empty; say in plain words what to do", USAGE)
+    _check_task(request.task)
     if settings.approve == "always" and not sys.stdin.isatty():
         fail("--approve always asks on the terminal, and standard input is none", USAGE)
     inputs = _inputs(request.files)
@@ -79,10 +78,18 @@ def solve_command(request: Request, flags: Mapping[str, Any]) -> int:
             result = asyncio.run(run.run(inputs))
     except BaseException:
         if request.workspace is None:
-            with contextlib.suppress(OSError):
-                workspace.rmdir()  # only if it is empty: nothing was done
+            _remove_if_empty(workspace)  # then nothing was done
         raise
     return _report(result, request, workspace)
+
+
+def _check_task(task: str) -> None:
+    if not task.strip():
+        fail("the task is empty; say in plain words what to do", USAGE)
+    try:
+        task.encode()
+    except UnicodeEncodeError:  # bytes of the argument that could not be decoded
+        fail(f"the task is not text in {sys.getfilesystemencoding()}", USAGE)
 
 
 def _inputs(paths: tuple[str, ...]) -> dict[str, bytes]:
@@ -124,7 +131,8 @@ class _Run:
         self, request: Request, settings: Settings, place: Place, model: Model, workspace: Path, view: View
     ) -> None:
         self._request, self._settings, self._place = request, settings, place
-        self._model, self._workspace, self._view = model, workspace, view
+        self._model, self._workspace = model, workspace
+        self._view: View | None = view
         self._events: list[Event] = []
 
     async def run(self, inputs: Mapping[str, bytes]) -> SolveResult:
@@ -142,12 +150,12 @@ class _Run:
                 if not signals:
                     raise
                 if not self._events:
-                    fail("interrupted before the run began", INTERRUPTED)
+                    return self._never_began("interrupted", "interrupted before the run began")
                 return result_of(self._events)
             except UnknownExecutor as error:
                 fail(f"--sandbox: {error}", USAGE)
             except SandboxError as error:
-                fail(f"the sandbox failed: {error or type(error).__name__}", SANDBOX_FAILED)
+                return self._never_began("sandbox_failed", str(error) or type(error).__name__)
             finally:
                 with contextlib.suppress(Exception, asyncio.CancelledError):
                     await self._model.close()
@@ -180,22 +188,47 @@ class _Run:
             event = event.model_copy(update={"executor": self._place.sandbox, "workspace": str(self._workspace)})
         if not event.transient:
             self._events.append(event)
-        self._view(event)
+        try:
+            if self._view is not None:
+                self._view(event)
+        except OSError:  # nobody looks any more, which must not cost the answer
+            self._view = None
+            abandon_stderr()
+
+    def _never_began(self, status: Status, message: str) -> SolveResult:
+        place = self._place
+        if self._request.workspace is None:
+            _remove_if_empty(self._workspace)
+        started = RunStarted(
+            run_id=new_run_id(),
+            task=self._request.task,
+            model=self._model.name,
+            executor=place.sandbox,
+            limits=place.limits,
+            workspace=str(self._workspace),
+        )
+        return result_of([started, RunFinished(status=status, stop_reason=status, message=message)])
+
+
+def _remove_if_empty(workspace: Path) -> None:
+    with contextlib.suppress(OSError):
+        workspace.rmdir()
 
 
 def _report(result: SolveResult, request: Request, workspace: Path) -> int:
+    status = _STATUS[result.status]
     try:
         if request.json:
-            print(json.dumps(result.model_dump(mode="json")), flush=True)  # noqa: T201
+            write_stdout(result.model_dump_json())
         elif result.answer is not None:
             shown = visible(result.answer) if sys.stdout.isatty() else result.answer
-            print(shown, flush=True)  # noqa: T201
-    except BrokenPipeError:
-        # What Python still holds for stdout would fail again, loudly, at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            write_stdout(shown, sys.stdout.encoding)
+    except CannotWrite as error:
+        if not error.quiet:
+            say(str(error))
+            status = status or error.status
     if not result.solved:
-        line = visible(result.message, keep="")
-        print(f"agentexec: {result.status}: {result.stop_reason}: {line}", file=sys.stderr)  # noqa: T201
-    if request.workspace is None:
-        print(f"agentexec: workspace kept in {workspace}", file=sys.stderr)  # noqa: T201
-    return _STATUS[result.status]
+        say(f"{result.status}: {result.stop_reason}: {result.message}")
+    if request.workspace is None and workspace.exists():
+        say(f"workspace kept in {workspace}")
+    return status

@@ -51,8 +51,10 @@ class Reply:
 
     def completion(self, cost: Decimal | None = None) -> Completion:
         """Return what was collected."""
+        # JSON may hold half a surrogate pair (or the halves in two pieces), which nothing can encode later.
+        text = "".join(self._pieces).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         return Completion(
-            text="".join(self._pieces),
+            text=text,
             usage=self._usage,
             cost=cost,
             finish_reason=self.finish_reason or "stop",

@@ -128,6 +128,8 @@ def local() -> None:
 
 
 PLUGIN = """
+import asyncio
+import sys
 from sandboxes.errors import SandboxLostError, SandboxUnavailable
 from sandboxes.fake import FakeExecutor
 
@@ -139,6 +141,14 @@ class Lost(FakeExecutor):
     async def run(self, block, *, on_output=None):
         raise SandboxLostError("the engine went away")
 
+class Slow(FakeExecutor):
+    async def start(self):
+        print("starting", file=sys.stderr, flush=True)
+        await asyncio.sleep(60)
+
+def slow(arg, *, limits, workspace, **options):
+    return Slow(limits=limits, **options)
+
 def broken(arg, *, limits, workspace, **options):
     return Broken(limits=limits, **options)
 
@@ -149,7 +159,7 @@ def lost(arg, *, limits, workspace, **options):
 
 @pytest.fixture
 def plugin(cli: Cli, tmp_path: Path) -> None:
-    """Installs a distribution with two executors that fail: `broken` and `lost`."""
+    """Installs a distribution with three executors: `broken` and `lost` fail, `slow` does not come up."""
     site = tmp_path / "site"
     info = site / "failing_engines-1.0.dist-info"
     info.mkdir(parents=True)
@@ -157,6 +167,7 @@ def plugin(cli: Cli, tmp_path: Path) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: failing-engines\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         "[sandboxes.executors]\nbroken = failing_engines:broken\nlost = failing_engines:lost\n"
+        "slow = failing_engines:slow\n"
     )
     cli.env["PYTHONPATH"] = str(site)
 

@@ -6,6 +6,7 @@ import array
 import fcntl
 import json
 import re
+import shlex
 import signal
 import subprocess
 import termios
@@ -199,6 +200,18 @@ def test_interrupted_json_keeps_what_there_is(cli: Cli) -> None:
     assert result["stdout"] == "so far\n"
 
 
+@pytest.mark.usefixtures("plugin")
+def test_interrupt_while_the_sandbox_starts_is_one_result_too(cli: Cli) -> None:
+    cli.write("p.py", "print('ran')")
+    with cli.start("run", "p.py", "-s", "slow", "--json") as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"starting\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+    assert (process.returncode, err) == (130, b"")
+    assert json.loads(out)["verdict"] == "cancelled"
+
+
 def test_reader_that_leaves_ends_the_program_quietly(cli: Cli) -> None:
     mark = "sleep 5433.5"
     cli.write("p.sh", f"{mark} &\nwhile true; do echo line; done\n")
@@ -210,6 +223,61 @@ def test_reader_that_leaves_ends_the_program_quietly(cli: Cli) -> None:
         assert process.stderr.read() == b""
         assert process.wait(10) == 141
     assert_gone(mark)
+
+
+def test_second_signal_does_not_wait_for_the_result(cli: Cli) -> None:
+    mark = "sleep 5434.5"
+    cli.write("p.sh", f"trap '' INT TERM\necho up\n{mark}\n")
+    with cli.start("run", "p.sh") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.01)
+        assert process.wait(10) == 130
+        assert process.stderr is not None
+        assert b"Traceback" not in process.stderr.read()
+    assert_gone(mark)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("flags", ["", " --json"])
+def test_closed_stream_is_as_dev_null(cli: Cli, closed: str, flags: str) -> None:
+    cli.write("p.py", "import sys\nprint(1)\nprint(2, file=sys.stderr)\n")
+    command = f"{shlex.join([*COMMAND, 'run', 'p.py'])}{flags} {closed}"
+    done = subprocess.run(["sh", "-c", command], cwd=cli.directory, env=cli.env, capture_output=True, timeout=30)
+    assert done.returncode == 0
+    if not flags:
+        assert done.stdout == (b"" if ">&-" in closed.split() else b"1\n")
+        assert done.stderr == (b"" if "2>&-" in closed else b"2\n")
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_full_disk_is_said_and_is_status_1(cli: Cli, flags: tuple[str, ...]) -> None:
+    cli.write("p.py", "print(1)")
+    with Path("/dev/full").open("wb") as full, cli.start("run", "p.py", *flags, stdout=full) as process:
+        _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (1, b"agentexec: cannot write the output: No space left on device\n")
+
+
+def test_json_is_utf_8_in_any_locale(cli: Cli) -> None:
+    cli.write("p.py", "print('caf\\u00e9')")
+    env = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    assert json.loads(cli("run", "p.py", "--json", env=env).stdout)["stdout"] == "caf\u00e9\n"
+
+
+@pytest.mark.parametrize("env", [{}, {"AGENTEXEC_TIMEOUT": "30"}])
+def test_current_directory_that_is_gone(cli: Cli, env: dict[str, str]) -> None:
+    command = f"mkdir gone && cd gone && rmdir ../gone && echo 'print(1)' | {shlex.join(COMMAND)} run -"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=cli.directory, env={**cli.env, **env}, capture_output=True, timeout=30
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"1\n", b"")
+
+
+def test_environment_may_be_empty(cli: Cli) -> None:
+    cli.env.clear()
+    assert cli("run", cli.write("p.py", "print(1)")).stdout == "1\n"
 
 
 def test_signal_reaches_a_command_whose_reader_does_not_read(cli: Cli) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import re
+import shlex
 import signal
+import subprocess
 import time
+import uuid
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Cli, assert_gone, on_terminal
+from tests.cli.conftest import COMMAND, Cli, assert_gone, on_terminal
 from tests.openai_server import Fault, OpenAIServer, error_body
 
 pytestmark = pytest.mark.usefixtures("local")
@@ -83,7 +88,8 @@ def test_json_is_one_object(cli: Cli, scripted: OpenAIServer) -> None:
     assert done.returncode == 0
     assert done.stdout.count("\n") == 1
     result = json.loads(done.stdout)
-    assert set(result) >= {*("status", "answer", "stop_reason", "turns", "blocks", "usage", "cost", "files", "run_id")}
+    keys = {"status", "answer", "stop_reason", "turns", "blocks", "usage", "cost", "files", "run_id", "message"}
+    assert result.keys() == keys
     assert result["status"] == "solved"
     assert result["answer"] == "The total is 60."
     assert [block["result"]["verdict"] for block in result["blocks"]] == ["failed", "ok"]
@@ -180,6 +186,49 @@ def test_model_failure_is_status_3_and_what_was_done_is_kept(cli: Cli, scripted:
     assert result["status"] == "model_failed"
 
 
+LASTING = [
+    ("wrong key", 401, "OPENAI_API_KEY"),
+    ("unknown model", 404, "does not know the model 'gpt-4o-mini'.*-m or AGENTEXEC_MODEL"),
+    ("context overflow", 400, "no longer fits 'gpt-4o-mini'"),
+    ("rate limit", 429, "Slow down.*asks to wait 3600 s"),
+    ("broken stream", 200, "broke off.*tried 5 times"),
+    ("unreachable", 0, "cannot reach the model server at http://127.0.0.1:9/v1.*OPENAI_BASE_URL.*tried 5 times"),
+]
+
+
+@pytest.mark.parametrize(("failure", "http_status", "said"), LASTING)
+def test_each_model_failure_is_status_3_with_one_line_and_one_object(
+    cli: Cli, scripted: OpenAIServer, failure: str, http_status: int, said: str
+) -> None:
+    if failure == "wrong key":
+        scripted.key = "another"
+    elif failure == "unknown model":
+        scripted.models = {"other"}
+    elif failure == "context overflow":
+        scripted.faults = [Fault("status", 400, error_body("too long", "context_length_exceeded"))]
+    elif failure == "rate limit":
+        scripted.faults = [Fault("status", 429, error_body("Slow down"), {"Retry-After": "3600"})]
+    elif failure == "broken stream":
+        scripted.faults = [Fault("drop") for _ in range(5)]
+    else:
+        cli.env["OPENAI_BASE_URL"] = "http://127.0.0.1:9/v1"
+    done = cli(*SOLVE, "--json")
+    assert done.returncode == 3
+    assert re.search(rf"^agentexec: model_failed: model_failed: .*{said}", done.stderr, re.MULTILINE), done.stderr
+    assert "Traceback" not in done.stderr
+    result = json.loads(done.stdout)
+    assert (result["status"], result["answer"], result["blocks"]) == ("model_failed", None, [])
+
+
+def test_what_is_unknown_is_null_and_called_unknown(cli: Cli, server: OpenAIServer) -> None:
+    coder(server, "FINAL ANSWER: 1")
+    server.usage = None
+    done = cli("solve", "x", *ALONE, "--json")
+    result = json.loads(done.stdout)
+    assert (result["usage"], result["cost"]) == (None, None)
+    assert "tokens unknown · cost unknown" in done.stderr
+
+
 def test_retry_is_shown_and_the_run_goes_on(cli: Cli, scripted: OpenAIServer) -> None:
     scripted.faults = [
         Fault("drop"),
@@ -230,15 +279,121 @@ def test_interrupt_while_the_model_writes(cli: Cli, server: OpenAIServer) -> Non
     assert b"Traceback" not in err
 
 
-def test_killed_command_leaves_nothing(cli: Cli, server: OpenAIServer) -> None:
-    mark = "sleep 5477.75"
-    coder(server, f"```sh\nsetsid {mark} &\necho up\n{mark}\n```")
-    with cli.start("solve", "x", *ALONE) as process:
+@pytest.mark.parametrize("flags", [(), ("--isolation", "auto")])
+def test_interrupt_at_the_very_start_is_one_object_too(cli: Cli, server: OpenAIServer, flags: tuple[str, ...]) -> None:
+    server.slow = 30
+    # From the first moment at which the temporary workspace is there, handlers are put in place soon.
+    with cli.start("solve", "x", *ALONE, "--json", *flags) as process:
+        while not list(Path(cli.env["TMPDIR"]).iterdir()):
+            assert process.poll() is None
+            time.sleep(0.001)
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert json.loads(out)["status"] == "interrupted"
+    assert b"Traceback" not in err
+
+
+def test_second_interrupt_ends_it_too(cli: Cli, server: OpenAIServer) -> None:
+    mark = "sleep 5478.25"
+    coder(server, f"```sh\ntrap '' INT TERM\necho up\n{mark}\n```")
+    with cli.start("solve", "x", *ALONE, "--workspace", "w") as process:
         assert process.stderr is not None
         while b"| up" not in process.stderr.readline():
             assert process.poll() is None
-        process.kill()
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.01)
+        _, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
     assert_gone(mark)
+
+
+class TestStreams:
+    """What the answer and the view are written to may be closed, full or unable to show a character."""
+
+    @pytest.fixture(autouse=True)
+    def _answer(self, server: OpenAIServer) -> None:
+        coder(server, "```python\nprint(1)\n```", "FINAL ANSWER: caf\u00e9")
+
+    def test_view_that_nobody_reads_does_not_cost_the_answer(self, cli: Cli) -> None:
+        reader, writer = os.pipe()
+        os.close(reader)
+        with cli.start("solve", "x", *ALONE, stderr=writer) as process:
+            os.close(writer)
+            out, _ = process.communicate(timeout=20)
+        assert (process.returncode, out.decode()) == (0, "caf\u00e9\n")
+
+    def test_full_disk_is_said_and_is_no_success(self, cli: Cli) -> None:
+        with Path("/dev/full").open("wb") as full, cli.start("solve", "x", *ALONE, stdout=full) as process:
+            _, err = process.communicate(timeout=20)
+        assert process.returncode == 1
+        assert b"agentexec: cannot write the output: No space left on device\n" in err
+        assert b"Traceback" not in err
+
+    def test_encoding_that_lacks_a_character(self, cli: Cli) -> None:
+        done = cli("solve", "x", *ALONE, env={"PYTHONIOENCODING": "ascii"})
+        assert (done.returncode, done.stdout) == (0, "caf\\xe9\n")
+
+    def test_task_that_is_no_text_is_wrong_usage(self, cli: Cli) -> None:
+        done = cli("solve", os.fsdecode(b"x\xff"), *ALONE)
+        assert done.returncode == 2
+        assert "the task is not text" in done.stderr
+
+    @pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&- 2>&-"])
+    def test_closed_stream_is_as_dev_null(self, cli: Cli, closed: str) -> None:
+        command = f"{shlex.join([*COMMAND, 'solve', 'x', *ALONE])} {closed}"
+        done = subprocess.run(["sh", "-c", command], cwd=cli.directory, env=cli.env, capture_output=True, timeout=30)
+        assert done.returncode == 0, done.stderr
+        assert b"Traceback" not in done.stderr
+
+
+def left_over(session: int, mark: str) -> list[str]:
+    """Return the processes of a session, and those whose mounts hold `mark`, which also a new session keeps."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, _, _, of_session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+                if state != "Z" and (int(of_session) == session or mark in (entry / "mountinfo").read_text()):
+                    found.append(f"{entry.name} {(entry / 'cmdline').read_bytes()!r}")
+            except OSError:
+                continue
+    return found
+
+
+@pytest.mark.timeout(180)
+def test_killed_at_any_moment_leaves_nothing(cli: Cli, server: OpenAIServer) -> None:
+    coder(server, "```sh\nsetsid sleep 5479 &\n(setsid sleep 5479 &)\necho up\nsleep 5479\n```")
+    server.delay = 0.02  # so that a good part of the time is the model's
+    mark = f"killed-{uuid.uuid4().hex}"
+
+    def start() -> subprocess.Popen[bytes]:
+        return cli.start("solve", "x", *ALONE, "--workspace", mark, start_new_session=True)
+
+    def end(process: subprocess.Popen[bytes], when: str) -> None:
+        process.kill()
+        process.wait(10)
+        until = time.monotonic() + 5
+        while (left := left_over(process.pid, mark)) and time.monotonic() < until:
+            time.sleep(0.02)
+        assert left == [], f"killed {when}"
+
+    began = time.monotonic()
+    with start() as process:
+        assert process.stderr is not None
+        while b"| up" not in process.stderr.readline():
+            assert process.poll() is None
+        whole = time.monotonic() - began
+        assert len(left_over(process.pid, mark)) >= 4  # the command, its sandbox, and what the block started
+        end(process, "in the block")
+    for number in range(15):
+        delay = whole * (number + random.random()) / 14
+        with start() as process:
+            time.sleep(delay)
+            end(process, f"after {delay:.3f} of {whole:.3f} s")
 
 
 def test_recorded_run_replays_without_a_network(cli: Cli, scripted: OpenAIServer) -> None:

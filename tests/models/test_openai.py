@@ -81,6 +81,20 @@ async def test_text_holding_line_separators_survives(server: OpenAIServer, make:
     assert (await make().complete(HELLO)).text == text
 
 
+@pytest.mark.parametrize("pieces", [["\\ud83d\\ude42"], ["\\ud83d", "\\ude42"]])
+async def test_surrogate_pair_is_one_character_also_in_two_pieces(
+    server: OpenAIServer, make: MakeModel, pieces: list[str]
+) -> None:
+    chunks = "".join(f'data: {{"choices": [{{"delta": {{"content": "{piece}"}}}}]}}\n\n' for piece in pieces)
+    server.faults = [Fault("raw", body=chunks + "data: [DONE]\n\n")]
+    assert (await make().complete(HELLO)).text == "\U0001f642"
+
+
+async def test_half_a_surrogate_pair_is_replaced(server: OpenAIServer, make: MakeModel) -> None:
+    server.faults = [Fault("raw", body='data: {"choices": [{"delta": {"content": "a\\ud83db"}}]}\n\ndata: [DONE]\n\n')]
+    assert (await make().complete(HELLO)).text == "a\ufffdb"
+
+
 async def test_server_without_usage_gives_none(server: OpenAIServer, make: MakeModel) -> None:
     server.usage = None
     answer = await make().complete(HELLO)
