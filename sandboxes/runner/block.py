@@ -16,7 +16,6 @@ from . import linux
 from .capture import HeadTail
 from .channel import Channel, HostGone
 from .frames import (
-    CHUNK,
     CONTROL,
     KEPT_STDERR,
     KEPT_STDOUT,
@@ -27,7 +26,7 @@ from .frames import (
     encode,
     encode_chunks,
 )
-from .spare import Spare
+from .spare import PIPE_SIZE, Spare
 from .watch import Watch, megabytes
 from .worker import ENDED, EXEC_FAILED, EXIT_STATUS, job_bytes
 
@@ -198,7 +197,7 @@ class Block:
         """Read what is there; return false at the end of the stream."""
         for _ in range(16):
             try:
-                data = os.read(stream, CHUNK)
+                data = os.read(stream, PIPE_SIZE)
             except BlockingIOError:
                 return True
             if not data:
