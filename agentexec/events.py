@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -202,8 +202,3 @@ AnyEvent = Annotated[
     Field(discriminator="type"),
 ]
 """Any event, told apart by `type`; use `pydantic.TypeAdapter(AnyEvent)` to read one back from JSON."""
-
-
-def dump_event(event: Event) -> dict[str, Any]:
-    """Return an event as JSON-compatible data."""
-    return event.model_dump(mode="json")

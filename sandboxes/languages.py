@@ -19,7 +19,7 @@ class Language:
             forks from its warm interpreter instead of starting one.
         aliases: Other names, as models write them after a fence.
         suffixes: Further endings of files in this language.
-        install: What provides the interpreter, for the message when it is missing.
+        install: Debian's package with the interpreter, for the message when it is missing.
     """
 
     name: str

@@ -13,6 +13,7 @@ from sandboxes.errors import (
     SandboxClosedError,
     SandboxLostError,
     SandboxProtocolError,
+    UnknownLanguage,
 )
 from sandboxes.executor import DEFAULT_GET_BYTES, Executor
 from sandboxes.languages import find_language
@@ -114,6 +115,8 @@ class ScriptExecutor(Executor):
                         on_output=on_output,
                     )
                 )
+            except UnknownLanguage as error:
+                raise UnknownLanguage(f"{error}; Debian's package {language.install} has it") from None
             finally:
                 self._running = False
             if outcome.report is None:

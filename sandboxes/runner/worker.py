@@ -101,7 +101,8 @@ class Worker:
             os._exit(code)  # a fork of the program's, which came to the end of the file as well
         self._page[EXIT_STATUS] = code & 0xFF
         self._page[0] = ENDED
-        # The supervisor looks up, and ends us. It would wait longer for an end of our own making.
+        # The supervisor looks up, and ends us. It would wait longer for an end of our own making, which is only for
+        # the case that it is gone.
         os.kill(os.getppid(), signal.SIGCHLD)
         time.sleep(1.0)
         os._exit(code)
