@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from typing import Annotated, Literal
 
@@ -23,6 +25,10 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; the console script `agentexec`."""
+    # The modules loaded so far stay to the end, and nobody waits for the collector to look through them again: a
+    # seventh of the time of a short command is spent in that when the interpreter ends.
+    gc.freeze()
+    atexit.register(gc.freeze)
     open_standard_streams()
     try:
         app(prog_name="agentexec")

@@ -13,7 +13,6 @@ import os
 import select
 import signal
 import sys
-import threading
 import time
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
@@ -42,6 +41,8 @@ class StartError(Exception):
 @contextlib.contextmanager
 def _ends_with_host(reading: int) -> Iterator[None]:
     """While imports of others keep us busy, for ever perhaps, a thread sees to it that we end when the host does."""
+    import threading  # where nothing is preloaded, no worker has to pay for what it does after a fork
+
     wait, stop = os.pipe()
 
     def watch() -> None:

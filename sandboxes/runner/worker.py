@@ -14,9 +14,7 @@ import io
 import marshal
 import os
 import resource
-import signal
 import sys
-import threading
 import time
 import weakref
 from importlib.machinery import SourceFileLoader
@@ -24,11 +22,16 @@ from itertools import islice
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, Dict, List, NoReturn, Optional
 
+import _signal  # `signal` itself looks up enumeration members, and so copies a hundred pages in a new process
+
 from . import linux
 
 compile("", "<warm>", "exec")  # the first use of the compiler costs a millisecond, here once for all workers
 NICE = 5
 """Blocks give way to the supervisor, which has to get a word in among as many busy processes as they may have."""
+OOM_SCORE = "/proc/self/oom_score_adj"
+OOM_ADJUSTABLE = os.access(OOM_SCORE, os.W_OK)
+"""Not under bubblewrap, whose /proc is read-only. Asked before this process is undumpable and may not any more."""
 EXIT_STATUS = 2
 NOT_STARTED, RUNNING, ENDED, EXEC_FAILED = range(4)
 STARTUP = frozenset(
@@ -67,13 +70,13 @@ class Worker:
         self._page = page
         self._pid = os.getpid()
         os.setpgid(0, 0)  # so that `kill(0)` is the block's own business
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _signal.set_wakeup_fd(-1)
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
         # Undumpable was for the supervisor; a process that is, cannot even list its own descriptors.
         linux.prctl(linux.PR_SET_DUMPABLE, 1)
         if os.getppid() != 1:  # PID 1 takes everything along; any other supervisor could be killed without us
-            linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+            linux.prctl(linux.PR_SET_PDEATHSIG, _signal.SIGKILL)
         _prefer_for_oom()
         os.nice(NICE)
         os.dup2(stdout, 1)
@@ -86,8 +89,7 @@ class Worker:
 
     def main(self) -> NoReturn:
         """Wait for the job, and do it."""
-        with open(self._job, "rb") as file:
-            data = file.read()
+        data = _read(self._job)
         if not data:
             os._exit(0)
         job = marshal.loads(data)  # noqa: S302 - from the supervisor, over a pipe nobody else has
@@ -103,14 +105,14 @@ class Worker:
         self._page[0] = ENDED
         # The supervisor looks up, and ends us. It would wait longer for an end of our own making, which is only for
         # the case that it is gone.
-        os.kill(os.getppid(), signal.SIGCHLD)
+        os.kill(os.getppid(), _signal.SIGCHLD)
         time.sleep(1.0)
         os._exit(code)
 
     def _exec(self, argv: List[str]) -> NoReturn:
         # Python ignores these; what it starts should not.
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
+        _signal.signal(_signal.SIGXFSZ, _signal.SIG_DFL)
         self._page[0] = RUNNING
         try:
             os.execvp(argv[0], argv)
@@ -119,9 +121,22 @@ class Worker:
         os._exit(126)
 
 
+def _read(file: int) -> bytes:
+    """Read to the end; without the buffers of a file object, whose making costs more than the reading."""
+    data = b""
+    while True:
+        piece = os.read(file, 1 << 16)
+        if not piece:
+            os.close(file)
+            return data
+        data += piece
+
+
 def _prefer_for_oom() -> None:
+    if not OOM_ADJUSTABLE:
+        return
     try:
-        file = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        file = os.open(OOM_SCORE, os.O_WRONLY)
         os.write(file, b"1000")
         os.close(file)
     except OSError:
@@ -214,7 +229,7 @@ def _report(error: BaseException, page: Any) -> int:
         _say("\nOriginal exception was:\n")
         sys.__excepthook__(type(error), error, error.__traceback__)
     if isinstance(error, KeyboardInterrupt):
-        return -int(signal.SIGINT)
+        return -int(_signal.SIGINT)
     return 1
 
 
@@ -248,8 +263,10 @@ def _say(text: str) -> None:
 
 def _finish(directory: str, status: int, page: Any) -> int:
     """Join threads, run exit functions, destroy what the program's modules hold, flush; as a normal end does."""
+    threading = sys.modules.get("threading")  # most programs do without, and every page it touches is copied
     try:
-        threading._shutdown()  # type: ignore[attr-defined]
+        if threading is not None:
+            threading._shutdown()
     except BaseException as error:
         _report(error, page)
     try:
@@ -258,13 +275,13 @@ def _finish(directory: str, status: int, page: Any) -> int:
         pass
     flushed = _flush(getattr(sys, "stdout", None))
     _flush_files()
-    if threading.active_count() == 1:  # daemon threads would see their globals vanish
+    if threading is None or threading.active_count() == 1:  # daemon threads would see their globals vanish
         _destroy_modules(directory)
         _flush_files()
     _flush(getattr(sys, "stderr", None))
-    if status == -int(signal.SIGINT):
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
+    if status == -int(_signal.SIGINT):
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+        os.kill(os.getpid(), _signal.SIGINT)
     return 120 if status == 0 and not flushed else status
 
 
