@@ -19,7 +19,8 @@ class Language:
             forks from its warm interpreter instead of starting one.
         aliases: Other names, as models write them after a fence.
         suffixes: Further endings of files in this language.
-        install: Debian's package with the interpreter, for the message when it is missing.
+        install: Debian's package with the interpreter or compiler, for the message when it is missing.
+        program: The program that has to be there; the first word of `command` by default.
     """
 
     name: str
@@ -28,6 +29,16 @@ class Language:
     aliases: tuple[str, ...] = ()
     suffixes: tuple[str, ...] = ()
     install: str = ""
+    program: str = ""
+
+
+def compiled(compiler: str) -> tuple[str, ...]:
+    """Return the command that compiles a file and becomes the program. What the compiler leaves lies in /tmp.
+
+    Args:
+        compiler: Shell words, in which `$1` is the file and `$made` what is to be made of it.
+    """
+    return ("sh", "-c", f'made=$(mktemp -d)/program && {compiler} && exec "$made"', "sh", "{file}")
 
 
 LANGUAGES: tuple[Language, ...] = (
@@ -38,6 +49,23 @@ LANGUAGES: tuple[Language, ...] = (
     Language("perl", ".pl", ("perl", "{file}"), ("pl",), install="perl"),
     Language("ruby", ".rb", ("ruby", "{file}"), ("rb",), install="ruby"),
     Language("r", ".R", ("Rscript", "--vanilla", "{file}"), ("rscript",), (".r",), "r-base-core"),
+    Language("php", ".php", ("php", "{file}"), install="php-cli"),
+    Language("lua", ".lua", ("lua", "{file}"), install="lua5.4"),
+    Language("java", ".java", ("java", "{file}"), install="default-jdk-headless"),
+    Language("go", ".go", compiled('go build -o "$made" "$1"'), ("golang",), install="golang-go", program="go"),
+    Language(
+        "rust", ".rs", compiled('rustc --crate-name main -o "$made" "$1"'), ("rs",), install="rustc", program="rustc"
+    ),
+    Language("c", ".c", compiled('gcc -O1 -o "$made" "$1" -lm'), install="gcc", program="gcc"),
+    Language(
+        "c++",
+        ".cpp",
+        compiled('g++ -std=c++20 -O1 -o "$made" "$1"'),
+        ("cpp", "cxx", "cc"),
+        (".cc", ".cxx"),
+        install="g++",
+        program="g++",
+    ),
 )
 
 _BY_NAME = {name: row for row in LANGUAGES for name in (row.name, *row.aliases)}

@@ -23,6 +23,7 @@ from sandboxes.errors import (
     UnsafePath,
     WorkspaceFileNotFound,
 )
+from sandboxes.languages import Language
 from sandboxes.runner import bootstrap_argv, bundle
 from sandboxes.runner.capture import HeadTail
 from sandboxes.runner.frames import (
@@ -190,11 +191,18 @@ class RunnerLink:
             raise SandboxLostError(f"the sandbox is gone: {error}") from None
 
     async def run(
-        self, code: bytes, *, argv: list[str], suffix: str, filename: str | None, on_output: OnOutput | None
+        self, code: bytes, language: Language, *, filename: str | None, on_output: OnOutput | None
     ) -> Outcome:
         """Run a block; see `Executor.run`. On cancellation the block is dead when this raises."""
         self._expect_silence()
-        request = {"op": "run", "size": len(code), "argv": argv, "suffix": suffix, "live": on_output is not None}
+        request = {
+            "op": "run",
+            "size": len(code),
+            "argv": list(language.command),
+            "program": language.program or "".join(language.command[:1]),
+            "suffix": language.suffix,
+            "live": on_output is not None,
+        }
         if filename is not None:
             request["filename"] = filename
         outcome = Outcome(None, b"", b"", {LIVE_STDOUT: HeadTail(1 << 20), LIVE_STDERR: HeadTail(1 << 20)})
@@ -282,6 +290,15 @@ class RunnerLink:
             if kind != DATA or len(content) > max_bytes:
                 raise SandboxProtocolError("from the sandbox: not what was asked for")
 
+    async def reset(self) -> None:
+        """Empty the workspace and the memory-backed directories."""
+        await _bounded(FILE_TIMEOUT, self._reset())
+
+    async def _reset(self) -> None:
+        self._expect_silence()
+        await self._send(encode_control({"op": "reset"}))
+        _done(await self._control())
+
     async def close(self) -> None:
         """End the runner and everything in its sandbox."""
         self.closed = True
@@ -322,6 +339,9 @@ _DEFAULT_OPTIONS: dict[str, Any] = {
     "preload": [],
     "tmpfs": [],
     "process_cap": "watcher",
+    "inherit_env": False,
+    "memory_group": False,
+    "seccomp": "",
 }
 
 _REFUSALS: dict[str, type[SandboxError]] = {

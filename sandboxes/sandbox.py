@@ -60,6 +60,9 @@ class Sandbox(abc.ABC):
         - `env`: environment of the blocks; nothing of the host's is added.
         - `preload`: modules that Python blocks find already imported.
         - `tmpfs`: memory-backed directories, which count as memory.
+        - `inherit_env`: whether blocks also see the environment that the runner was started with.
+        - `memory_group`: whether /sys/fs/cgroup tells of the sandbox's own memory control group.
+        - `seccomp`: base64 of a filter (an array of `struct sock_filter`) for the runner and all blocks.
         - `process_cap`: what holds `limits.processes`: `rlimit` where a user namespace has the sandbox's processes
           to itself, `cgroup` where the sandbox sees to it, `watcher` (the default) where nothing else does.
         """

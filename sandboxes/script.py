@@ -106,15 +106,7 @@ class ScriptExecutor(Executor):
             link = self._ready()
             self._running = True
             try:
-                outcome = await self._guard(
-                    link.run(
-                        code,
-                        argv=list(language.command),
-                        suffix=language.suffix,
-                        filename=filename,
-                        on_output=on_output,
-                    )
-                )
+                outcome = await self._guard(link.run(code, language, filename=filename, on_output=on_output))
             except UnknownLanguage as error:
                 raise UnknownLanguage(f"{error}; Debian's package {language.install} has it") from None
             finally:

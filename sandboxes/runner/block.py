@@ -274,6 +274,11 @@ class Block:
         if page[0] == EXEC_FAILED:
             self._end("failed", "could not start the interpreter: %s" % os.strerror(page[1]))
         verdict = self._verdict or ("ok" if self._status == 0 else "failed")
+        if not self._verdict and self._watch.was_short_of_memory():
+            verdict = "memory"
+            self._message = "the kernel ended a process for want of memory; the limit is %s" % megabytes(
+                self._limits["memory"]
+            )
         if verdict == "failed":
             verdict = self._blame(verdict, exit_code, signal_number)
         out, err = self._captures[self._spare.stdout], self._captures[self._spare.stderr]

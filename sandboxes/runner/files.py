@@ -236,12 +236,24 @@ def _enter(current: int, name: str) -> Optional[int]:
 
 def remove_tree(path: str) -> None:
     """Remove a directory and all below it, however deep, wide or unreadable. What cannot be removed stays."""
+    empty_directory(path)
+    try:
+        os.rmdir(path)
+    except OSError:
+        pass
+
+
+def empty_directory(path: str) -> None:
+    """Remove all below a directory, however deep, wide or unreadable. What cannot be removed stays."""
     try:
         root = os.open(path, DIRECTORY)
     except FileNotFoundError:
         return
     try:
-        os.fchmod(root, 0o700)
+        try:
+            os.fchmod(root, stat.S_IMODE(os.fstat(root).st_mode) | 0o700)
+        except PermissionError:  # somebody else's, as a container's /tmp is
+            pass
         for directory, name, _, status in walk(root):
             try:
                 if stat.S_ISDIR(status.st_mode):
@@ -252,10 +264,6 @@ def remove_tree(path: str) -> None:
                 continue
     finally:
         os.close(root)
-    try:
-        os.rmdir(path)
-    except OSError:
-        pass
 
 
 class Listing:

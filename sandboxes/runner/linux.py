@@ -12,6 +12,8 @@ from typing import Dict, List, Tuple
 LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
+PR_SET_SECCOMP = 22
+SECCOMP_MODE_FILTER = 2
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -26,6 +28,22 @@ def prctl(option: int, value: int) -> None:
     if LIBC.prctl(option, value, 0, 0, 0) != 0:
         error = ctypes.get_errno()
         raise OSError(error, "prctl(%d, %d): %s" % (option, value, os.strerror(error)))
+
+
+class _FilterProgram(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]  # struct sock_fprog
+
+
+def filter_calls(program: bytes) -> None:
+    """Put a seccomp filter, an array of `struct sock_filter`, on this process and all it will ever fork.
+
+    Raises:
+        OSError: the kernel refused; without "no new privileges", for one.
+    """
+    filled = _FilterProgram(len(program) // 8, program)
+    if LIBC.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(filled), 0, 0) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, "prctl(PR_SET_SECCOMP): %s" % os.strerror(error))
 
 
 def processes(pid_namespace: bool) -> List[int]:

@@ -6,6 +6,7 @@ can signal it, and its end is the end of everything. It forks a warm worker ahea
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gc
 import importlib
@@ -19,7 +20,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 from . import linux
 from .block import Block, block_rlimits
 from .channel import Channel, HostGone
-from .files import DIRECTORY, Listing, Refused, Upload, open_regular, refusal, remove_tree, reopen, write_new
+from .files import DIRECTORY, Listing, Refused, Upload, empty_directory, open_regular, refusal, reopen, write_new
 from .frames import CHUNK, DATA, MAX_CODE, encode
 from .hidden import remove_segments
 from .spare import Forked, Spare
@@ -66,7 +67,7 @@ class Supervisor:
     """Serves one host until it goes away.
 
     Args:
-        config: `token`, `workspace`, `env`, `preload`, `tmpfs`, `limits`, `process_cap`.
+        config: What `Sandbox.runner_options` says, `token` and `limits`.
         channel: The host.
     """
 
@@ -81,7 +82,10 @@ class Supervisor:
             os.setsid()  # no terminal of the host's for the blocks
         linux.prctl(linux.PR_SET_DUMPABLE, 0)
         prepare_streams()
-        os.environ.clear()
+        if config["seccomp"]:
+            linux.filter_calls(base64.b64decode(config["seccomp"]))
+        if not config["inherit_env"]:
+            os.environ.clear()
         os.environ.update(config["env"])
         self._wakeup = self._watch_children()
         self._root = self._open_workspace(config["workspace"])
@@ -132,16 +136,22 @@ class Supervisor:
         self._channel.send(
             {"op": "hello", "python": version, "pid_namespace": self._config["pid_namespace"], "uid": os.getuid()}
         )
-        operations = {"run": self._run, "put": self._put, "get": self._get, "cancel": self._ignore}
+        operations = {
+            "run": self._run,
+            "put": self._put,
+            "get": self._get,
+            "reset": self._reset,
+            "cancel": self._ignore,
+        }
         while True:
             if self._ahead is None:
                 self._disk.rest()
                 if self._config["pid_namespace"]:
                     remove_segments()  # nobody is left who could use them, and the next block must not pay for them
+                if self._config["limits"]["processes"] == 1:  # the dead count too, until they are waited for
+                    self._wait_for_leftover()
                 spare = Spare()
-                if self._leftover:
-                    os.waitpid(self._leftover, 0)  # its CPU time is the last block's, not the next one's
-                    self._leftover = 0
+                self._wait_for_leftover()  # its CPU time is the last block's, not the next one's
                 self._ahead = spare, Watch(self._config, self._disk)
             request = self._channel.next_request()
             operation = operations.get(request.get("op", ""))
@@ -151,6 +161,11 @@ class Supervisor:
                 operation(request)
             except Refused as refused:
                 self._channel.send({"op": "error", "kind": refused.kind, "message": str(refused)})
+
+    def _wait_for_leftover(self) -> None:
+        if self._leftover:
+            os.waitpid(self._leftover, 0)
+            self._leftover = 0
 
     def _ignore(self, request: Dict[str, Any]) -> None:
         """A cancellation that came when its block had just ended."""
@@ -163,8 +178,9 @@ class Supervisor:
         while len(code) < size:
             code += self._channel.next_data()
         argv: List[str] = list(request["argv"])
-        if argv and not _which(argv[0]):
-            raise Refused("no_interpreter", "%s is not installed in this sandbox" % argv[0])
+        program = str(request["program"])
+        if program and not _which(program):
+            raise Refused("no_interpreter", "%s is not installed in this sandbox" % program)
         # The kernel's clock for change times; a change after this moment is never older.
         since = time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
         filename = request.get("filename")
@@ -209,7 +225,7 @@ class Supervisor:
         self._leftover = block.leftover
         if report["verdict"] == "memory" and watch.files_weigh():
             for path in self._config["tmpfs"]:
-                remove_tree(path)
+                empty_directory(path)
             report["message"] += "; what was in memory-backed directories is removed"
         return report
 
@@ -266,6 +282,13 @@ class Supervisor:
         if refused is not None:
             raise refused
         self._listing.learn(path)
+        self._channel.send({"op": "done"})
+
+    def _reset(self, request: Dict[str, Any]) -> None:
+        """Forget all that blocks have left, which is files."""
+        for path in (self._config["workspace"], *self._config["tmpfs"]):
+            empty_directory(path)
+        self._listing = Listing(self._root)
         self._channel.send({"op": "done"})
 
     def _get(self, request: Dict[str, Any]) -> None:

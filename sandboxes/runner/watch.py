@@ -63,6 +63,7 @@ class Watch:
         self._pid_namespace: bool = config["pid_namespace"]
         self._tmpfs: List[str] = config["tmpfs"]
         self._capped: bool = config["process_cap"] != "watcher"
+        self._killings = Killings() if config["memory_group"] else None
         self._disk = disk
         disk.begin()
         self._cpu_before = children_cpu()
@@ -109,6 +110,8 @@ class Watch:
 
     def _check_memory(self, tree: Dict[int, List[str]]) -> Optional[Breach]:
         limit = self._limits["memory"]
+        if self.was_short_of_memory():
+            return "memory", "more memory was asked for than there is; the limit is %s" % megabytes(limit)
         tree = without_vforked(tree)
         used = PAGE * sum(int(stat[RESIDENT]) for stat in tree.values())
         tables = page_tables(tree, limit // 4)
@@ -156,6 +159,10 @@ class Watch:
             return None
         return "failed", "ran %d processes and threads; the limit is %d" % (count, limit)
 
+    def was_short_of_memory(self) -> bool:
+        """Whether the kernel has ended a process of the block because the sandbox's control group was full."""
+        return self._killings is not None and self._killings.happened()
+
     def files_weigh(self) -> bool:
         """Whether memory-backed directories hold so much that the next block would have next to nothing left."""
         return bool(_tmpfs_used(self._tmpfs) > self._limits["memory"] // 2)
@@ -170,6 +177,28 @@ class Watch:
             if usage.f_blocks and (usage.f_bavail * usage.f_frsize < MIN_FILE or usage.f_favail == 0):
                 return True
         return False
+
+
+class Killings:
+    """Tells whether the kernel has ended processes of this container for want of memory since this was made."""
+
+    FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
+    """Version 2, version 1. Both have a line `oom_kill N`."""
+
+    def __init__(self) -> None:
+        self._before = self._count()
+
+    def happened(self) -> bool:
+        return self._count() > self._before
+
+    def _count(self) -> int:
+        for path in self.FILES:
+            try:
+                with open(path, "rb") as file:
+                    return int(dict(line.split() for line in file)[b"oom_kill"])
+            except (OSError, KeyError, ValueError):
+                continue
+        return 0
 
 
 class DiskMeter:

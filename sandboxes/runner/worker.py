@@ -7,6 +7,7 @@ becomes the interpreter by exec.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found] # `signal` itself looks up enumerations, which copies a hundred pages
 import atexit
 import builtins
 import gc
@@ -21,8 +22,6 @@ from importlib.machinery import SourceFileLoader
 from itertools import islice
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, Dict, List, NoReturn, Optional
-
-import _signal  # `signal` itself looks up enumeration members, and so copies a hundred pages in a new process
 
 from . import linux
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import glob
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import docker
 import psutil
 import pytest
 
 from sandboxes import Executor, Limits, open_executor
+from sandboxes.docker.owners import KIND, PROCESS
+from sandboxes.docker.sandbox import DEFAULT_IMAGE
 
 
 def require_engine(found: bool, what: str) -> None:
@@ -41,16 +46,77 @@ def find_python(version: str) -> str:
     pytest.skip(f"there is no Python {version} here")
 
 
-def descendants() -> set[int]:
-    """Return the ids of all living processes below this one."""
+def descendants(owner: int | None = None) -> set[int]:
+    """Return the ids of all living processes below one, which is this one by default."""
     alive = set()
-    for process in psutil.Process().children(recursive=True):
+    for process in psutil.Process(owner).children(recursive=True):
         try:
             if process.status() != psutil.STATUS_ZOMBIE:
                 alive.add(process.pid)
         except psutil.NoSuchProcess:
             continue
     return alive
+
+
+@contextlib.contextmanager
+def engine() -> Iterator[Any]:
+    """Connect to the Docker engine. Each time anew, since tests count open descriptors."""
+    client: Any = docker.APIClient(version="auto", timeout=30)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@functools.cache
+def docker_installed() -> bool:
+    """Whether a Docker engine runs and has our image."""
+    try:
+        with engine() as client:
+            client.inspect_image(DEFAULT_IMAGE)
+    except (docker.errors.DockerException, OSError):
+        return False
+    return True
+
+
+def containers(owner: int | None = None) -> list[str]:
+    """Return the ids of all containers of a process, whatever state they are in; by default of this process."""
+    if not docker_installed():
+        return []
+    with engine() as client:
+        found = client.containers(all=True, filters={"label": f"{KIND}=sandbox"})
+    return [each["Id"] for each in found if each["Labels"][PROCESS].startswith(f"{owner or os.getpid()}.")]
+
+
+def container_processes(owner: int | None = None) -> set[int]:
+    """Return the ids, on this machine, of all processes in the containers of a process."""
+    pids = set()
+    for container in containers(owner):
+        try:
+            with engine() as client:
+                pids |= {int(row[1]) for row in client.top(container)["Processes"]}  # as `ps -ef` has them
+        except docker.errors.APIError:  # not started yet, or gone
+            continue
+    return pids
+
+
+def local_runner(executor: Executor) -> int:
+    """Return the id of the runner: of what we started, or of what bwrap started as PID 1."""
+    (started,) = psutil.Process().children()
+    return int(started.children()[0].pid if executor.isolation.tier == "bwrap" else started.pid)
+
+
+def container_runner(executor: Executor) -> int:
+    """Return the id of the runner in the only container."""
+    (container,) = containers()
+    with engine() as client:
+        return int(client.inspect_container(container)["State"]["Pid"])
+
+
+def image_environment() -> set[str]:
+    """Return the names of the variables that the image and the engine set in every container."""
+    with engine() as client:
+        return {each.partition("=")[0] for each in client.inspect_image(DEFAULT_IMAGE)["Config"]["Env"]} | {"HOSTNAME"}
 
 
 @dataclass(frozen=True)
@@ -62,14 +128,16 @@ class Backend:
         spec: As `open_executor` takes it.
         engine: What has to be installed.
         installed: Whether it is.
-        processes: Ids, on this machine, of all that its sandboxes run.
+        processes: Ids, on this machine, of all that the sandboxes of a process run; by default of this process.
+        runner: Id, on this machine, of the runner of the only open executor.
     """
 
     name: str
     spec: str
     engine: str
     installed: Callable[[], bool]
-    processes: Callable[[], set[int]]
+    processes: Callable[..., set[int]]
+    runner: Callable[[Executor], int] = local_runner
 
     def open(
         self, limits: Limits | None = None, workspace: Path | None = None, spec: str = "", **options: Any
@@ -78,4 +146,13 @@ class Backend:
         return open_executor(spec or self.spec, limits=limits, workspace=workspace, **options)
 
 
-BACKENDS = (Backend("local", "local", "bubblewrap", lambda: shutil.which("bwrap") is not None, descendants),)
+LOCAL = Backend("local", "local", "bubblewrap", lambda: shutil.which("bwrap") is not None, descendants)
+DOCKER = Backend(
+    "docker",
+    "docker",
+    f"a Docker engine with the image {DEFAULT_IMAGE}",
+    docker_installed,
+    container_processes,
+    container_runner,
+)
+BACKENDS = (LOCAL, DOCKER)

@@ -7,13 +7,14 @@ import asyncio
 import hashlib
 import importlib
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from pydantic import ValidationError
 
@@ -36,7 +37,7 @@ from sandboxes import (
     executor_names,
     open_executor,
 )
-from tests.sandboxes.backends import BACKENDS, Backend, descendants, find_python, require_engine
+from tests.sandboxes.backends import BACKENDS, DOCKER, Backend, containers, descendants, find_python, require_engine
 
 NONE = Backend("local-none", "local", "Python", lambda: True, descendants)
 FAKE = Backend("fake", "fake", "nothing", lambda: True, set)
@@ -65,6 +66,7 @@ def nothing_left(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     while descendants() - before[0] and time.monotonic() < end:
         time.sleep(0.01)
     assert descendants() - before[0] == set()
+    assert containers() == []
     assert list(temporary.iterdir()) == []
     assert len(os.listdir("/proc/self/fd")) <= before[1] + 4  # the event loop's own
 
@@ -95,12 +97,6 @@ async def wait_for_output(executor: Executor, block: CodeBlock) -> asyncio.Task[
     task = asyncio.create_task(executor.run(block, on_output=lambda *_: printed.set()))
     await asyncio.wait_for(printed.wait(), 10)
     return task
-
-
-def runner_process(executor: Executor) -> psutil.Process:
-    """Return the runner as this machine sees it: what we started, or what bwrap started as PID 1."""
-    (started,) = psutil.Process().children()
-    return started.children()[0] if executor.isolation.tier == "bwrap" else started
 
 
 async def usable(executor: Executor) -> bool:
@@ -303,9 +299,11 @@ async def test_cancel_ends_the_block_with_its_own_verdict(real: Executor) -> Non
 
 
 @pytest.mark.parametrize("when", ["at once", "soon", "running", "twice"])
-async def test_cancelling_the_task_kills_the_block_and_keeps_the_executor(real: Executor, when: str) -> None:
+async def test_cancelling_the_task_kills_the_block_and_keeps_the_executor(
+    backend: Backend, real: Executor, when: str
+) -> None:
     assert await usable(real)
-    idle = len(descendants())
+    idle = len(backend.processes())
     for _ in range(3):
         if when in ("running", "twice"):
             task = await wait_for_output(real, SLEEP)
@@ -320,9 +318,9 @@ async def test_cancelling_the_task_kills_the_block_and_keeps_the_executor(real: 
             await asyncio.wait_for(task, 5)
         assert await usable(real)
     end = time.monotonic() + 2
-    while len(descendants()) > idle + 1 and time.monotonic() < end:  # the dead are taken apart after the result
+    while len(backend.processes()) > idle + 1 and time.monotonic() < end:  # the dead are taken apart after the result
         await asyncio.sleep(0.01)
-    assert len(descendants()) <= idle + 1
+    assert len(backend.processes()) <= idle + 1
 
 
 async def test_cancelling_a_queued_block_leaves_the_running_one_alone(real: Executor) -> None:
@@ -344,7 +342,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing_and_can_be_repeated(back
         task.cancel()
         await asyncio.wait([task], timeout=10)
         if task.cancelled():
-            assert descendants() == set()
+            assert (descendants(), containers()) == (set(), [])
         await executor.start()
         assert await usable(executor)
         await executor.close()
@@ -378,9 +376,9 @@ async def test_restart_ends_a_running_block(real: Executor) -> None:
     assert await usable(real)
 
 
-async def test_a_sandbox_that_dies_under_a_block_is_lost_until_restart(real: Executor) -> None:
+async def test_a_sandbox_that_dies_under_a_block_is_lost_until_restart(backend: Backend, real: Executor) -> None:
     task = await wait_for_output(real, SLEEP)
-    runner_process(real).kill()
+    os.kill(backend.runner(real), signal.SIGKILL)
     result = await asyncio.wait_for(task, 5)
     assert (result.verdict, result.exit_code, result.stdout) == ("lost", None, "up\n")
     assert result.message
@@ -391,9 +389,9 @@ async def test_a_sandbox_that_dies_under_a_block_is_lost_until_restart(real: Exe
     assert await usable(real)
 
 
-async def test_an_idle_sandbox_that_dies_is_noticed_at_the_next_call(real: Executor) -> None:
+async def test_an_idle_sandbox_that_dies_is_noticed_at_the_next_call(backend: Backend, real: Executor) -> None:
     await real.put("kept", b"kept")
-    runner_process(real).kill()
+    os.kill(backend.runner(real), signal.SIGKILL)
     with pytest.raises(SandboxLostError):
         await real.get("kept")
     await real.restart()
@@ -467,6 +465,8 @@ async def test_400_blocks_eight_executors_at_a_time_are_all_right(backend: Backe
 
 # Languages
 
+IN_EVERY_IMAGE = ("python", "bash", "sh", "perl")
+
 
 @pytest.mark.parametrize(
     ("language", "code"),
@@ -481,16 +481,28 @@ async def test_400_blocks_eight_executors_at_a_time_are_all_right(backend: Backe
         ("perl", 'print "hi\\n"; exit 3;'),
         ("ruby", "puts 'hi'; exit 3"),
         ("r", "cat('hi\\n'); quit(status = 3)"),
+        ("php", '<?php echo "hi\\n"; exit(3);'),
+        ("lua", "print('hi') os.exit(3)"),
+        ("java", 'class A { public static void main(String[] x) { System.out.println("hi"); System.exit(3); } }'),
+        ("go", 'package main\nimport ("fmt"; "os")\nfunc main() { fmt.Println("hi"); os.Exit(3) }'),
+        ("rust", 'fn main() { println!("hi"); std::process::exit(3) }'),
+        ("c", '#include <stdio.h>\nint main(void) { puts("hi"); return 3; }'),
+        ("c++", '#include <iostream>\nint main() { std::cout << "hi\\n"; return 3; }'),
     ],
 )
-async def test_each_language_runs_or_says_that_it_is_not_installed(real: Executor, language: str, code: str) -> None:
-    program = (sandboxes.find_language(language).command or ("python",))[0]
-    installed = program == "python" or any(Path(path, program).exists() for path in ("/usr/bin", "/usr/local/bin"))
+async def test_each_language_runs_or_says_that_it_is_not_installed(
+    backend: Backend, real: Executor, language: str, code: str
+) -> None:
+    row = sandboxes.find_language(language)
+    program = row.program or (*row.command, "python")[0]
+    installed = program in IN_EVERY_IMAGE
+    if backend is not DOCKER:
+        installed = program == "python" or any(Path(path, program).exists() for path in ("/usr/bin", "/usr/local/bin"))
     if installed:
         result = await real.run(CodeBlock(code, language=language))
         assert (result.stdout, result.exit_code, result.verdict) == ("hi\n", 3, "failed"), result
     else:
-        with pytest.raises(UnknownLanguage, match=f"{program} is not installed"):
+        with pytest.raises(UnknownLanguage, match=re.escape(f"{program} is not installed")):
             await real.run(CodeBlock(code, language=language))
     assert await usable(real)
 

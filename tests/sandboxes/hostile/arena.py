@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import secrets
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from sandboxes import CodeBlock, Executor, Limits, OnOutput, Result
-from tests.sandboxes.backends import Backend
+from sandboxes.docker.sandbox import NOBODY
+from tests.sandboxes.backends import DOCKER, Backend
 
 GRACE = 2.0
 """Seconds after `wall_time` within which a call must have returned."""
@@ -82,6 +82,11 @@ def open_descriptors() -> dict[int, str]:
     return found
 
 
+def own_threads() -> set[threading.Thread]:
+    """Return the living threads, without those of the event loop's pool, which ends with it."""
+    return {each for each in threading.enumerate() if each.is_alive() and not each.name.startswith("asyncio_")}
+
+
 class Arena:
     """A backend, a workspace, and canaries around them.
 
@@ -94,6 +99,8 @@ class Arena:
         self.backend = backend
         self.workspace = directory / "workspace"
         self.workspace.mkdir(mode=0o755)
+        if backend is DOCKER and os.geteuid() == 0:  # so that blocks are not root either
+            os.chown(self.workspace, NOBODY, NOBODY)
         outside = directory / "outside"
         outside.mkdir()
         self.canaries = Canaries(outside)
@@ -115,16 +122,15 @@ class Arena:
     async def executor(self, **limits: Any) -> AsyncIterator[Executor]:
         """Open an executor; when it is closed, check that nothing of it is left."""
         descriptors = open_descriptors()
-        threads = {thread for thread in threading.enumerate() if thread.is_alive()}
+        threads = own_threads()
         processes = self.backend.processes()
         async with self.backend.open(Limits(**{"wall_time": WALL, **limits}), workspace=self.workspace) as executor:
             yield executor
             self.assert_clean_outside()
-        await asyncio.get_running_loop().shutdown_default_executor()
         left = self.backend.processes() - processes
         assert not left, f"processes are left after close: {sorted(left)}"
         assert open_descriptors() == descriptors
-        assert {thread for thread in threading.enumerate() if thread.is_alive()} <= threads
+        assert own_threads() <= threads
 
     def assert_clean_outside(self) -> None:
         self.canaries.assert_untouched()

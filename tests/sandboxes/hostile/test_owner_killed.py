@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import secrets
@@ -58,11 +59,13 @@ def start(backend: Backend, workspace: Path, tag: str) -> subprocess.Popen[bytes
     return subprocess.Popen([sys.executable, "-c", OWNER, backend.spec, str(workspace), tag], stdout=subprocess.PIPE)
 
 
-def kill(owner: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """Kill the owner; return what ran below it."""
-    process = psutil.Process(owner.pid)
-    process.suspend()  # so that nothing is started while we look
-    below = process.children(recursive=True)
+def kill(backend: Backend, owner: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Kill the owner; return what ran in its sandboxes."""
+    psutil.Process(owner.pid).suspend()  # so that nothing is started while we look
+    below = []
+    for pid in backend.processes(owner.pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            below.append(psutil.Process(pid))
     owner.kill()
     owner.wait()
     assert owner.stdout is not None
@@ -92,7 +95,7 @@ def test_everything_dies_with_the_owner_of_a_running_block(backend: Backend, tmp
     owner = start(backend, tmp_path, tag)
     assert owner.stdout is not None
     assert [owner.stdout.readline(), owner.stdout.readline()] == [b"open\n", b"running\n"]
-    below = kill(owner)
+    below = kill(backend, owner)
     assert len(below) >= 3
     assert survivors(below, tag) == []
 
@@ -101,7 +104,7 @@ def test_everything_dies_with_the_owner_of_an_idle_sandbox(backend: Backend, tmp
     owner = start(backend, tmp_path, tag)
     assert owner.stdout is not None
     assert owner.stdout.readline() == b"open\n"
-    assert survivors(kill(owner), tag) == []
+    assert survivors(kill(backend, owner), tag) == []
 
 
 @pytest.mark.parametrize("attempt", range(6))
@@ -109,10 +112,10 @@ def test_everything_dies_with_the_owner_at_any_moment(backend: Backend, tmp_path
     owner = start(backend, tmp_path, tag)
     # Wait for the first sign of a sandbox, since importing takes longer than starting one.
     end = time.monotonic() + 10
-    while time.monotonic() < end and not psutil.Process(owner.pid).children():
+    while time.monotonic() < end and not backend.processes(owner.pid):
         time.sleep(0.001)
     time.sleep(random.Random(attempt).uniform(0, 0.12))
-    assert survivors(kill(owner), tag) == []
+    assert survivors(kill(backend, owner), tag) == []
 
 
 def test_control_groups_of_a_killed_owner_are_removed_by_the_next(backend: Backend, tmp_path: Path, tag: str) -> None:
@@ -125,13 +128,13 @@ def test_control_groups_of_a_killed_owner_are_removed_by_the_next(backend: Backe
     assert owner.stdout is not None
     owner.stdout.readline()
     if not ours(owner.pid):
-        kill(owner)
+        kill(backend, owner)
         pytest.skip("no control group is used here")
-    assert survivors(kill(owner), tag) == []
+    assert survivors(kill(backend, owner), tag) == []
     end = time.monotonic() + 10
     while ours(owner.pid) and time.monotonic() < end:
         second = start(backend, tmp_path, tag)
         assert second.stdout is not None
         second.stdout.readline()
-        kill(second)
+        kill(backend, second)
     assert ours(owner.pid) == []

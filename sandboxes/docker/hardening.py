@@ -1,0 +1,162 @@
+"""What a container is allowed: everything off that tasks do not need, and no option that turns it on unasked."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from docker.types import DeviceRequest, Mount
+
+from sandboxes.docker.engine import Image
+from sandboxes.isolation.bwrap import ROOTS_OWN
+from sandboxes.types import Limits, parse_size
+
+WORKSPACE = "/workspace"
+HEADROOM = 64 << 20
+"""Bytes of the memory control group for the runner and what it has preloaded: the block has all of its limit."""
+
+MASKED = (
+    *("/proc/acpi", "/proc/asound", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi"),
+    *("/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware"),
+    *ROOTS_OWN,
+)
+"""What Docker hides by default, and what root could read without any capability."""
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger", "/proc/1", "/dev")
+"""What Docker protects by default, and the runner's files and the devices, which root could change without any."""
+
+HARMLESS = frozenset(
+    {
+        "blkio_weight",
+        "cpu_period",
+        "cpu_quota",
+        "cpu_shares",
+        "cpuset_cpus",
+        "cpuset_mems",
+        "device_read_bps",
+        "device_read_iops",
+        "device_write_bps",
+        "device_write_iops",
+        "dns",
+        "dns_opt",
+        "dns_search",
+        "extra_hosts",
+        "init",
+        "mem_reservation",
+        "storage_opt",
+    }
+)
+"""Settings of docker-py's `create_host_config` that cannot loosen the sandbox."""
+SOCKETS = ("docker.sock", "containerd/containerd.sock", "podman/podman.sock", "crio/crio.sock", "dbus", "systemd")
+HOST_DIRECTORIES = ("/", "/proc", "/sys", "/dev", "/run", "/var/run", "/boot", "/etc", "/root", "/var/lib/docker")
+
+
+class UnsafeOption(ValueError):
+    """A container option that breaks the isolation; says how to insist."""
+
+
+@dataclass(frozen=True)
+class ContainerOptions:
+    """What people may choose about a container; see `DockerSandbox`."""
+
+    cpus: float | None
+    tmpfs: Mapping[str, int | str]
+    mounts: Mapping[str, str]
+    network: str | None
+    user: str | None
+    gpus: int | str | Sequence[str] | None
+    runtime: str | None
+    host_config: Mapping[str, Any]
+
+
+def refuse_loosening(options: ContainerOptions) -> None:
+    """Refuse what makes a container a part of its host.
+
+    Raises:
+        UnsafeOption: names the option, and what to type if it is really meant.
+    """
+    network, user = options.network, options.user
+    for name in sorted(set(options.host_config) - HARMLESS):
+        raise UnsafeOption(f"host_config[{name!r}] may break the isolation; pass unsafe=True to have it all the same")
+    if network is not None and (network == "host" or network.startswith(("container:", "ns:"))):
+        raise UnsafeOption(f"network={network!r} shares somebody else's network; pass unsafe=True to have it")
+    if user is not None and not all(part.isdigit() for part in user.split(":")):
+        raise UnsafeOption(f"user={user!r}: write numbers, UID or UID:GID")
+    for source in options.mounts:
+        path = os.path.realpath(source)
+        if path in HOST_DIRECTORIES or path.startswith(("/proc/", "/sys/", "/dev/", "/run/docker", "/run/containerd")):
+            raise UnsafeOption(f"mounts: {source} is a part of the host's own; pass unsafe=True to have it")
+        if _is_socket(path) or any(_is_socket(f"{path}/{name}") for name in SOCKETS):
+            raise UnsafeOption(f"mounts: {source} leads to a socket of the host's; pass unsafe=True to have it")
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def tmpfs_sizes(limits: Limits, image: Image, wanted: Mapping[str, int | str]) -> dict[str, int]:
+    """Return the memory-backed directories with their sizes in bytes.
+
+    What an image declares as a volume would be a directory of the host's disk that no limit holds.
+    """
+    half = max(limits.memory // 2, 1 << 20)
+    sizes = dict.fromkeys([*image.volumes, "/tmp", "/var/tmp"], half)  # noqa: S108 - inside the sandbox
+    sizes.update((path, parse_size(size)) for path, size in wanted.items())
+    sizes.pop(WORKSPACE, None)
+    return sizes
+
+
+def host_settings(
+    limits: Limits, options: ContainerOptions, *, workspace: Mount, tmpfs: Mapping[str, int], preload: bool
+) -> dict[str, Any]:
+    """Return the arguments of docker-py's `create_host_config`."""
+    memory = limits.memory + HEADROOM
+    # The runner is in it too, with the threads that preloaded libraries may start.
+    threads = os.cpu_count() or 1 if preload else 0
+    read_only = (Mount(to, source, type="bind", read_only=True) for source, to in options.mounts.items())
+    settings: dict[str, Any] = {
+        "network_mode": (options.network or "bridge") if limits.network else "none",
+        "read_only": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "pids_limit": limits.processes + 1 + threads,
+        "mem_limit": memory,
+        "memswap_limit": memory,
+        "mem_swappiness": 0,
+        "shm_size": 2 * limits.memory,
+        "tmpfs": {path: f"rw,exec,nosuid,nodev,mode=1777,size={size}" for path, size in tmpfs.items()},
+        "mounts": [workspace, *read_only],
+        "auto_remove": True,
+        "log_config": {"type": "none"},
+        "ipc_mode": "private",
+    }
+    if options.cpus is not None:
+        settings["nano_cpus"] = int(options.cpus * 1e9)
+    if options.gpus is not None:
+        settings["device_requests"] = [_gpus(options.gpus)]
+    if options.runtime is not None:
+        settings["runtime"] = options.runtime
+    return {**settings, **options.host_config}
+
+
+def _gpus(wanted: int | str | Sequence[str]) -> DeviceRequest:
+    if isinstance(wanted, int) or wanted == "all":
+        return DeviceRequest(count=wanted if isinstance(wanted, int) else -1, capabilities=[["gpu"]])
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    return DeviceRequest(device_ids=names, capabilities=[["gpu"]])
+
+
+def own_directory(path: Path) -> Mount:
+    """Return the workspace as a directory of this machine."""
+    return Mount(WORKSPACE, str(path), type="bind", read_only=False)
+
+
+def own_volume(name: str) -> Mount:
+    """Return the workspace as a volume inside the engine."""
+    return Mount(WORKSPACE, name, type="volume", no_copy=True)

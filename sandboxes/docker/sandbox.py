@@ -1,0 +1,313 @@
+"""`DockerSandbox`: one container, started once and kept warm; blocks go over its attached stream."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from docker.types import Mount
+
+from sandboxes.docker import hardening
+from sandboxes.docker.engine import Engine, Image, PullProgress, engine_url, is_remote
+from sandboxes.docker.hardening import WORKSPACE, ContainerOptions
+from sandboxes.docker.owners import own_labels, remove_abandoned
+from sandboxes.docker.stream import attach
+from sandboxes.errors import SandboxError, SandboxUnavailable
+from sandboxes.executor import Executor
+from sandboxes.isolation.seccomp import AUDIT_ARCH, compile_filter
+from sandboxes.link import uninterrupted
+from sandboxes.mirror import MirroredExecutor
+from sandboxes.sandbox import ByteStream, Sandbox
+from sandboxes.script import ScriptExecutor
+from sandboxes.throwaway import ThrowawayDirectory
+from sandboxes.types import Isolation, Limits
+
+DEFAULT_IMAGE = "agentexec/python"
+NOBODY = 65534
+"""Has throw-away workspaces that root makes, so that blocks need not be root."""
+MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+"""Architectures as Go names them, and as kernels do."""
+
+
+class DockerSandbox(Sandbox):
+    """A container of a Docker engine.
+
+    Any image with Python 3.8 or newer works; nothing is installed in it. The container has no network unless
+    `limits.network` is on, no capabilities, a read-only root and the caller's user id, and ends when its owner
+    does, however that ends.
+
+    Args:
+        image: Image to use; None takes AGENTEXEC_IMAGE from the environment, else `agentexec/python`.
+        workspace: An existing directory of this machine that blocks work in. None makes one that is removed
+            at close; inside the engine, where that does not see this machine's files.
+        url: The engine, e.g. `ssh://user@host`; None takes DOCKER_HOST, else what the `docker` command would use.
+        preload: Modules that Python blocks find already imported.
+        env: Variables that blocks see besides the image's own.
+        cpus: Processors that blocks may keep busy, e.g. 1.5.
+        tmpfs: Sizes of memory-backed directories, e.g. `{"/tmp": "256M"}`; what they hold counts as memory.
+        mounts: Directories of the engine's machine to their places inside, all read-only.
+        network: Name of the network if `limits.network` is on; None takes the engine's default.
+        user: `UID` or `UID:GID`; None is the caller's, and where that is root, the workspace's owner's.
+        gpus: How many, `"all"`, or their ids.
+        runtime: OCI runtime, e.g. `runsc` (gVisor) or `kata-runtime`.
+        labels: Labels of the container besides those that name its owner.
+        host_config: Further arguments of docker-py's `create_host_config`. What may break the isolation is refused.
+        unsafe: Take options that break the isolation all the same.
+        on_pull: Called as an image is pulled.
+
+    Raises:
+        UnsafeOption: an option breaks the isolation, and `unsafe` is not set.
+        SandboxUnavailable: the workspace is not a directory.
+    """
+
+    def __init__(
+        self,
+        image: str | None = None,
+        *,
+        workspace: Path | None = None,
+        url: str | None = None,
+        preload: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        cpus: float | None = None,
+        tmpfs: Mapping[str, int | str] | None = None,
+        mounts: Mapping[str, str] | None = None,
+        network: str | None = None,
+        user: str | None = None,
+        gpus: int | str | Sequence[str] | None = None,
+        runtime: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        host_config: Mapping[str, Any] | None = None,
+        unsafe: bool = False,
+        on_pull: Callable[[PullProgress], None] | None = None,
+    ) -> None:
+        if workspace is not None and not workspace.is_dir():
+            raise SandboxUnavailable(f"the workspace {workspace} is not a directory; make it first")
+        self._options = ContainerOptions(
+            cpus, dict(tmpfs or {}), dict(mounts or {}), network, user, gpus, runtime, dict(host_config or {})
+        )
+        if not unsafe:
+            hardening.refuse_loosening(self._options)
+        self.image = image or os.environ.get("AGENTEXEC_IMAGE") or DEFAULT_IMAGE
+        self._workspace = None if workspace is None else workspace.resolve()
+        self._url = url
+        self._preload = list(preload)
+        self._env = dict(env or {})
+        self._labels = dict(labels or {})
+        self._unsafe = unsafe
+        self._on_pull = on_pull
+        self._engine: Engine | None = None
+        self._own: ThrowawayDirectory | None = None
+        self._volume = ""
+        self._found: Image | None = None
+        self._memory_backed: list[str] = []
+
+    @property
+    def workspace(self) -> Path:
+        """The workspace on this machine.
+
+        Raises:
+            SandboxUnavailable: it lies in the engine, or the sandbox was not started yet.
+        """
+        if self._workspace is None:
+            raise SandboxUnavailable("the workspace is made at the start, and lies in the engine if that is remote")
+        return self._workspace
+
+    async def launch(self, argv: Sequence[str], limits: Limits) -> ByteStream:
+        if self._engine is None:
+            self._engine = await asyncio.to_thread(Engine, self._url)
+        engine = self._engine
+        image, _ = await asyncio.gather(asyncio.to_thread(self._find_image, engine), self._reap(engine))
+        container = await asyncio.to_thread(self._create, engine, image, list(argv), limits)
+
+        async def end() -> None:
+            # An engine that is gone has taken the container along, or has it reaped later.
+            with contextlib.suppress(SandboxError):
+                await asyncio.to_thread(engine.remove, container)
+
+        try:
+            stream = await attach(engine, container, end)
+        except BaseException:
+            await uninterrupted(end())
+            raise
+        try:
+            await asyncio.to_thread(engine.start, container)
+        except SandboxError as error:
+            await stream.close()
+            raise _explained(error, self.image) from None
+        except BaseException:
+            await uninterrupted(stream.close())
+            raise
+        return stream
+
+    async def _reap(self, engine: Engine) -> None:
+        with contextlib.suppress(SandboxError):
+            await asyncio.to_thread(remove_abandoned, engine)
+
+    def _find_image(self, engine: Engine) -> Image:
+        found = self._found or engine.image(self.image)
+        if found is None:
+            engine.pull(self.image, self._on_pull)
+            found = engine.image(self.image)
+        if found is None:
+            raise SandboxUnavailable(f"the engine has no image {self.image}, although it was pulled")
+        self._found = found
+        return found
+
+    def _create(self, engine: Engine, image: Image, argv: list[str], limits: Limits) -> str:
+        tmpfs = hardening.tmpfs_sizes(limits, image, self._options.tmpfs)
+        self._memory_backed = [*tmpfs, "/dev/shm"]  # noqa: S108 - inside the sandbox
+        self._make_workspace(engine)
+        user = self._options.user or self._owner(engine)
+        workspace = self._mount(engine, user)
+        host = hardening.host_settings(
+            limits, self._options, workspace=workspace, tmpfs=tmpfs, preload=bool(self._preload)
+        )
+        return engine.create(
+            self.image,
+            argv,
+            host,
+            masked=hardening.MASKED,
+            read_only=hardening.READ_ONLY,
+            user=user,
+            hostname="sandbox",
+            working_dir=WORKSPACE,
+            labels={**self._labels, **own_labels()},
+            name=f"agentexec-{secrets.token_hex(6)}",
+        )
+
+    def _make_workspace(self, engine: Engine) -> None:
+        if self._workspace is not None and engine.remote:
+            raise SandboxUnavailable(
+                f"the engine at {engine.url} does not see {self._workspace}: give no workspace, and move files with "
+                "put and get; or open it by its name, open_executor('docker', workspace=…), which copies them"
+            )
+        if self._workspace is None and not engine.remote:
+            self._own = ThrowawayDirectory()
+            self._workspace = self._own.path
+            if os.geteuid() == 0 and not engine.rootless:
+                os.chown(self._workspace, NOBODY, NOBODY)
+
+    def _owner(self, engine: Engine) -> str:
+        """Return whose rights blocks have: the caller's; where that is root, those of the workspace's owner."""
+        if engine.rootless:  # whose root is the caller
+            return "0:0"
+        if os.geteuid() != 0:
+            return f"{os.geteuid()}:{os.getegid()}"
+        if self._workspace is None:
+            return f"{NOBODY}:{NOBODY}"
+        status = self._workspace.stat()
+        return f"{status.st_uid}:{status.st_gid}"
+
+    def _mount(self, engine: Engine, user: str) -> Mount:
+        if self._workspace is not None:
+            return hardening.own_directory(self._workspace)
+        if not self._volume:
+            name = f"agentexec-{secrets.token_hex(6)}"
+            engine.create_volume(name, own_labels())
+            self._volume = name
+            self._hand_over(engine, user)
+        return hardening.own_volume(self._volume)
+
+    def _hand_over(self, engine: Engine, user: str) -> None:
+        """Make a new volume the user's; it is root's, and no setting changes that."""
+        uid, _, gid = user.partition(":")
+        container = engine.create(
+            self.image,
+            ["python3", "-I", "-c", f"import os; os.chown({WORKSPACE!r}, {uid}, {gid or uid})"],
+            {
+                "mounts": [hardening.own_volume(self._volume)],
+                "network_mode": "none",
+                "cap_drop": ["ALL"],
+                "cap_add": ["CHOWN"],
+                "read_only": True,
+            },
+            user="0:0",
+            labels=own_labels(),
+        )
+        try:
+            if engine.run(container) != 0:
+                raise SandboxUnavailable(f"cannot make the workspace the user's: is there a python3 in {self.image}?")
+        finally:
+            engine.remove(container)
+
+    def runner_options(self) -> Mapping[str, Any]:
+        machine = MACHINES.get(self._found.architecture if self._found else "", "")
+        return {
+            "workspace": WORKSPACE,
+            "env": {
+                "HOME": "/tmp",  # noqa: S108 - inside the sandbox
+                "LANG": "C.UTF-8",
+                "USER": "sandbox",
+                "PYTHONDONTWRITEBYTECODE": "1",
+                **self._env,
+            },
+            "inherit_env": True,
+            "preload": self._preload,
+            "tmpfs": self._memory_backed,
+            "process_cap": "cgroup",
+            "memory_group": True,
+            "seccomp": base64.b64encode(compile_filter(machine)).decode() if machine in AUDIT_ARCH else "",
+        }
+
+    def isolation(self, limits: Limits) -> Isolation:
+        return Isolation(
+            tier="docker (loosened)" if self._unsafe else "docker",
+            mechanisms={
+                "wall_time": "runner",
+                "cpu_time": "runner's watcher and RLIMIT_CPU",
+                "memory": "runner's watcher and memory control group",
+                "processes": "pids control group",
+                "disk": "runner's watcher",
+                "file_size": "RLIMIT_FSIZE",
+                "open_files": "RLIMIT_NOFILE",
+                "output": "runner",
+                "network": f"network {self._options.network or 'bridge'}" if limits.network else "no network",
+                "filesystem": "read-only root; the workspace, /tmp and /var/tmp are writable",
+                "system calls": "Docker's seccomp profile and ours",
+                "kill": "PID namespace",
+            },
+        )
+
+    async def close(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            try:
+                if self._volume:
+                    await asyncio.to_thread(engine.remove_volume, self._volume)
+            except SandboxError:  # the next start of ours removes it
+                pass
+            finally:
+                engine.close()
+                self._volume = ""
+        if self._own is not None:
+            own, self._own, self._workspace = self._own, None, None
+            await asyncio.to_thread(own.remove)
+
+
+def _explained(error: SandboxError, image: str) -> SandboxError:
+    words = str(error)
+    if "python3" in words and ("executable file not found" in words or "no such file" in words):
+        return SandboxUnavailable(
+            f"the image {image} has no python3: use one with Python 3.8 or newer, e.g. {DEFAULT_IMAGE}"
+        )
+    if "bind source path does not exist" in words:
+        return SandboxUnavailable(
+            f"{words}: the engine does not see this machine's files (are we in a container ourselves?); name it by an "
+            "address, as in DOCKER_HOST=tcp://…, and files go in and out through the sandbox"
+        )
+    return error
+
+
+def docker_executor(arg: str | None, *, limits: Limits, workspace: Path | None, **options: Any) -> Executor:
+    """Entry point `docker`; options are those of `DockerSandbox`, and `docker:IMAGE` names the image."""
+    if arg is not None:
+        options.setdefault("image", arg)
+    if workspace is not None and is_remote(engine_url(options.get("url"))):
+        return MirroredExecutor(ScriptExecutor(DockerSandbox(**options), limits), workspace)
+    return ScriptExecutor(DockerSandbox(workspace=workspace, **options), limits)

@@ -1,0 +1,114 @@
+"""A directory of this machine kept like the workspace of a sandbox that cannot see it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+
+from sandboxes.errors import FileTooLarge, SandboxError, UnsafePath, WorkspaceFileNotFound
+from sandboxes.executor import DEFAULT_GET_BYTES, Executor
+from sandboxes.paths import workspace_path
+from sandboxes.runner.files import DIRECTORY, Refused, Upload
+from sandboxes.types import CodeBlock, Isolation, Limits, OnOutput, Result
+
+
+class MirroredExecutor(Executor):
+    """Copies a directory in at the start, and what blocks create or change out after each.
+
+    What blocks remove stays in the directory. Files larger than `file_size`, links and special files are not copied.
+
+    Args:
+        executor: Where blocks run, with a workspace of its own.
+        directory: An existing directory of this machine.
+    """
+
+    def __init__(self, executor: Executor, directory: Path) -> None:
+        self._executor = executor
+        self._directory = directory.resolve()
+
+    @property
+    def limits(self) -> Limits:
+        return self._executor.limits
+
+    @property
+    def isolation(self) -> Isolation:
+        return self._executor.isolation
+
+    async def start(self) -> None:
+        await self._executor.start()
+        try:
+            for name in await asyncio.to_thread(self._files):
+                data = await asyncio.to_thread((self._directory / name).read_bytes)
+                await self._executor.put(name, data)
+        except BaseException:
+            await self._executor.close()
+            raise
+
+    def _files(self) -> list[str]:
+        """Return the paths of the regular files that can be copied.
+
+        Raises:
+            FileTooLarge: together they are larger than the workspace may be.
+        """
+        found, total = [], 0
+        for parent, _, names in os.walk(self._directory):
+            for name in names:
+                path = Path(parent, name)
+                status = path.lstat()
+                if not path.is_symlink() and path.is_file() and status.st_size <= self.limits.file_size:
+                    total += status.st_size
+                    with contextlib.suppress(UnsafePath):
+                        found.append(workspace_path(path.relative_to(self._directory).as_posix()))
+        if total > self.limits.disk:
+            raise FileTooLarge(
+                f"{self._directory} holds {total} bytes, which have to be copied; `disk` allows {self.limits.disk}"
+            )
+        return found
+
+    async def run(self, block: CodeBlock, *, on_output: OnOutput | None = None) -> Result:
+        result = await self._executor.run(block, on_output=on_output)
+        if result.verdict != "lost":
+            for file in result.files:
+                await self._copy_out(file.path)
+        return result
+
+    async def _copy_out(self, name: str) -> None:
+        try:
+            data = await self._executor.get(name, max_bytes=self.limits.file_size)
+        except (WorkspaceFileNotFound, UnsafePath, FileTooLarge):  # a name that is not UTF-8, or what is gone again
+            return
+        await asyncio.to_thread(self._write, workspace_path(name), data)
+
+    def _write(self, name: str, data: bytes) -> None:
+        """Write a file in the directory, through nothing that may lead out of it."""
+        root = os.open(self._directory, DIRECTORY)
+        try:
+            upload = Upload(root, name)
+            try:
+                upload.write(data)
+            except OSError:
+                upload.finish(keep=False)
+                raise
+            upload.finish(keep=True)
+        except (Refused, OSError) as error:
+            raise SandboxError(f"cannot write {name!r} into {self._directory}: {error}") from None
+        finally:
+            os.close(root)
+
+    async def cancel(self) -> None:
+        await self._executor.cancel()
+
+    async def put(self, path: str, data: bytes) -> None:
+        await self._executor.put(path, data)
+        await asyncio.to_thread(self._write, workspace_path(path), data)
+
+    async def get(self, path: str, *, max_bytes: int = DEFAULT_GET_BYTES) -> bytes:
+        return await self._executor.get(path, max_bytes=max_bytes)
+
+    async def restart(self) -> None:
+        await self._executor.restart()
+
+    async def close(self) -> None:
+        await self._executor.close()
