@@ -39,6 +39,7 @@ class Settings(BaseSettings):
         api_key: Its key (`OPENAI_API_KEY`); masked wherever it is shown.
         model_timeout: Seconds the server may stay silent.
         sandbox: Executor spec, e.g. `local`.
+        image: Image of the Docker sandbox where `sandbox` names none.
         isolation: Which isolation the local sandbox must use; None leaves it to the sandbox.
         timeout: Wall-clock seconds of a block; this and the following are `Limits`, None where not set.
         cpu_time: See `Limits`.
@@ -68,6 +69,7 @@ class Settings(BaseSettings):
     model_timeout: Seconds = 300.0
 
     sandbox: str = "local"
+    image: str | None = None
     isolation: Literal["auto", "bwrap", "landlock", "none"] | None = None
     timeout: Seconds | None = None
     cpu_time: Seconds | None = None

@@ -9,6 +9,7 @@ This package knows nothing of agents, models or conversations, and importing it 
 from sandboxes.errors import (
     FileTooLarge,
     LimitNotEnforceable,
+    PoolTimeout,
     SandboxClosedError,
     SandboxError,
     SandboxLostError,
@@ -24,6 +25,7 @@ from sandboxes.executor import Executor
 from sandboxes.fake import FakeExecutor
 from sandboxes.languages import LANGUAGES, Language, find_language
 from sandboxes.local import LocalSandbox
+from sandboxes.pool import Pool
 from sandboxes.registry import executor_names, open_executor
 from sandboxes.sandbox import ByteStream, Sandbox
 from sandboxes.script import ScriptExecutor
@@ -57,6 +59,8 @@ __all__ = [
     "Limits",
     "LocalSandbox",
     "OnOutput",
+    "Pool",
+    "PoolTimeout",
     "ProcessStream",
     "Result",
     "Sandbox",

@@ -7,6 +7,7 @@ SandboxError                 anything below
 ├── SandboxProtocolError     the other end of the stream said something it must not say
 ├── SandboxClosedError       was used before it was started, or after `close()`
 ├── LimitNotEnforceable      a limit was asked for explicitly that this backend cannot enforce
+├── PoolTimeout              no executor of a pool became free in time
 ├── UnknownLanguage          no such language, or its interpreter is not in the sandbox
 ├── UnknownExecutor          no executor is registered under that name
 ├── UnsafePath               a path that leaves the workspace, or is not a regular file
@@ -41,6 +42,10 @@ class SandboxClosedError(SandboxError):
 
 class LimitNotEnforceable(SandboxError):
     """An explicitly requested limit has no mechanism on this backend and machine."""
+
+
+class PoolTimeout(SandboxError):
+    """All executors of a pool are in use, and none came back in time."""
 
 
 class UnknownLanguage(SandboxError):

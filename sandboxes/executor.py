@@ -6,6 +6,7 @@ import abc
 from types import TracebackType
 from typing import Self
 
+from sandboxes.errors import SandboxLostError
 from sandboxes.types import CodeBlock, Isolation, Limits, OnOutput, Result
 
 DEFAULT_GET_BYTES = 256 << 20
@@ -85,6 +86,23 @@ class Executor(abc.ABC):
     @abc.abstractmethod
     async def restart(self) -> None:
         """Replace the sandbox by a fresh one with the same workspace. Works after the sandbox was lost."""
+
+    async def ping(self) -> None:
+        """Return if the sandbox is alive and answers.
+
+        Raises:
+            SandboxLostError: it is not, or does not.
+        """
+        if (await self.run(CodeBlock("pass"))).verdict == "lost":
+            raise SandboxLostError("the sandbox has died")
+
+    async def reset(self) -> None:
+        """Empty the workspace and forget all state, without the time that a new sandbox takes.
+
+        Raises:
+            NotImplementedError: this executor cannot; open a new one.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be emptied; open a new one")
 
     @abc.abstractmethod
     async def close(self) -> None:

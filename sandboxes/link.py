@@ -292,11 +292,15 @@ class RunnerLink:
 
     async def reset(self) -> None:
         """Empty the workspace and the memory-backed directories."""
-        await _bounded(FILE_TIMEOUT, self._reset())
+        await _bounded(FILE_TIMEOUT, self._ask("reset"))
 
-    async def _reset(self) -> None:
+    async def ping(self) -> None:
+        """Return if the runner answers."""
+        await _bounded(GRACE, self._ask("ping"))
+
+    async def _ask(self, operation: str) -> None:
         self._expect_silence()
-        await self._send(encode_control({"op": "reset"}))
+        await self._send(encode_control({"op": operation}))
         _done(await self._control())
 
     async def close(self) -> None:

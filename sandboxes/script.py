@@ -187,6 +187,13 @@ class ScriptExecutor(Executor):
             result: T = await uninterrupted(self._guard(call(link)))
             return result
 
+    async def ping(self) -> None:
+        await self._exclusive(lambda link: link.ping())
+
+    async def reset(self) -> None:
+        await self.cancel_if_running()
+        await self._exclusive(lambda link: link.reset())
+
     async def restart(self) -> None:
         await self.cancel_if_running()
         async with self._lock:

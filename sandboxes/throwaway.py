@@ -37,14 +37,22 @@ class ThrowawayDirectory:
         os.close(self._lock)
 
 
-def remove_abandoned() -> None:
-    """Remove the directories of owners that were killed; never one that is in use, or somebody else's."""
+def remove_abandoned(grace: float = GRACE) -> list[str]:
+    """Remove the directories of owners that were killed; never one that is in use, or somebody else's.
+
+    Args:
+        grace: Seconds that a directory without a lock must have been left alone.
+
+    Returns:
+        Their paths.
+    """
+    removed = []
     for entry in os.scandir(tempfile.gettempdir()):
         if not entry.name.startswith(PREFIX):
             continue
         try:
             status = entry.stat(follow_symlinks=False)
-            if status.st_uid != os.geteuid() or time.time() - status.st_ctime < GRACE:
+            if status.st_uid != os.geteuid() or time.time() - status.st_ctime < grace:
                 continue
             lock = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError:
@@ -52,7 +60,9 @@ def remove_abandoned() -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             remove_tree(entry.path)
+            removed.append(entry.path)
         except OSError:
             pass
         finally:
             os.close(lock)
+    return removed

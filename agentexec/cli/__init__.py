@@ -58,6 +58,39 @@ def _common(
     pass
 
 
+images = typer.Typer(help="The images for the Docker sandbox.", no_args_is_help=True)
+app.add_typer(images, name="images")
+
+
+@images.command("list")
+def list_images() -> None:
+    """List the images, and which of them are built."""
+    from agentexec.cli.images import list_command
+
+    raise typer.Exit(list_command())
+
+
+@images.command("build")
+def build_images(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Which; all by default.")] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="IMAGE", help="Debian to build from [agentexec/base if there].")
+    ] = None,
+) -> None:
+    """Build images in the Docker engine."""
+    from agentexec.cli.images import build_command
+
+    raise typer.Exit(build_command(names or (), base))
+
+
+@app.command()
+def clean() -> None:
+    """Remove what killed processes left behind: containers, volumes, workspaces."""
+    from agentexec.cli.images import clean_command
+
+    raise typer.Exit(clean_command())
+
+
 @app.command()
 def run(
     file: Annotated[str | None, typer.Argument(metavar="FILE|-", help="Program; - is stdin.")] = None,

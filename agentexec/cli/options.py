@@ -70,11 +70,13 @@ class Place:
         sandbox: Executor spec.
         limits: Only what somebody asked for is marked as set.
         isolation: None leaves it to the sandbox.
+        image: Image of the Docker sandbox if `sandbox` names none; None leaves it to that.
     """
 
     sandbox: str
     limits: Limits
     isolation: str | None
+    image: str | None
 
 
 def fail(message: str, status: int) -> NoReturn:
@@ -106,7 +108,7 @@ def place_of(values: Mapping[str, Any]) -> Place:
         limits = Limits(**given)
     except ValidationError as error:
         fail(_explain(error), USAGE)
-    return Place(values.get("sandbox") or "local", limits, values.get("isolation"))
+    return Place(values.get("sandbox") or "local", limits, values.get("isolation"), values.get("image"))
 
 
 def _explain(error: ValidationError) -> str:
@@ -132,9 +134,21 @@ def workspace_directory(name: str | None) -> Path | None:
     return path.resolve()
 
 
-def make_executor(place: Place, workspace: Path | None) -> Executor:
-    """Open the executor of a place; ends the command where that cannot be done."""
-    options = {} if place.isolation is None else {"isolation": place.isolation}
+def make_executor(place: Place, workspace: Path | None, *, bar: bool) -> Executor:
+    """Open the executor of a place; ends the command where that cannot be done.
+
+    Args:
+        place: Where blocks run.
+        workspace: Directory to work in; None takes one that is thrown away.
+        bar: Whether a bar may be drawn while an image is pulled.
+    """
+    options: dict[str, Any] = {} if place.isolation is None else {"isolation": place.isolation}
+    if place.sandbox.partition(":")[0] == "docker":
+        from agentexec.cli.pull import PullReport
+
+        options["on_pull"] = PullReport(bar=bar)
+        if place.image is not None and ":" not in place.sandbox:
+            options["image"] = place.image
     try:
         return open_executor(place.sandbox, limits=place.limits, workspace=workspace, **options)
     except UnknownExecutor as error:

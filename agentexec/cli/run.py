@@ -39,7 +39,7 @@ def run_command(
         json: Whether to write one `Result` as JSON instead of the program's output.
     """
     block = read_block(file, language)
-    executor = make_executor(read_place(flags, workspace), workspace)
+    executor = make_executor(read_place(flags, workspace), workspace, bar=True)
     try:
         result, interrupted = asyncio.run(_run(executor, block, json=json))
         _report(result, json=json)

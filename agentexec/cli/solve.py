@@ -167,7 +167,7 @@ class _Run:
             if place.isolation is None:
                 options.update(executor=place.sandbox, limits=place.limits, workspace=self._workspace)
             else:  # a spec string cannot carry it, so the executor is ours to open and close
-                options["executor"] = executor = make_executor(place, self._workspace)
+                options["executor"] = executor = make_executor(place, self._workspace, bar=False)
                 stack.push_async_callback(executor.close)
             return await solve(
                 self._request.task,

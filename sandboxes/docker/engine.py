@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -14,6 +15,7 @@ from docker.context import ContextAPI
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.utils import kwargs_from_env, parse_repository_tag
 
+from sandboxes.docker.tunnel import Tunnel
 from sandboxes.errors import SandboxStartError, SandboxUnavailable
 
 CONNECT_TIMEOUT = 10
@@ -43,11 +45,12 @@ class Image:
 
 @dataclass(frozen=True)
 class PullProgress:
-    """How far a pull is, in bytes of the layers seen so far."""
+    """How far a pull is, in bytes of the layers seen so far; `finished` comes last, and once."""
 
     image: str
     done: int
     total: int
+    finished: bool = False
 
 
 class Engine:
@@ -57,27 +60,41 @@ class Engine:
         url: `unix:///path`, `tcp://host:port` or `ssh://user@host`; None takes DOCKER_HOST, else the current
             context of the `docker` command, else the local socket.
 
+    Attributes:
+        url: The address that was asked for.
+        address: The one to connect to, which is another if the engine is behind SSH.
+        remote: Whether the engine does not see the files of this machine.
+        tls: Certificates of the connection, or None.
+
     Raises:
         SandboxUnavailable: no engine answers there, or it does not let us in; says what to type.
     """
 
     def __init__(self, url: str | None = None) -> None:
         self.url = engine_url(url)
+        self.remote = is_remote(self.url)
+        self._tunnel = Tunnel(self.url) if self.url.startswith("ssh:") else None
+        self.address = self._tunnel.url if self._tunnel is not None else self.url
         self.tls = kwargs_from_env().get("tls") if self.url.startswith(("tcp:", "https:")) else None
-        with self._words():
-            self._client: Any = docker.APIClient(
-                base_url=self.url,
-                tls=self.tls or False,
-                version="auto",
-                timeout=CONNECT_TIMEOUT,
-                use_ssh_client=self.url.startswith("ssh:"),
-            )
-        self._client.timeout = CALL_TIMEOUT
+        try:
+            with self._words():
+                self._client = self._connect(self._version(), CALL_TIMEOUT)
+        except BaseException:
+            if self._tunnel is not None:
+                self._tunnel.close()
+            raise
 
-    @property
-    def remote(self) -> bool:
-        """Whether the engine does not see the files of this machine."""
-        return is_remote(self.url)
+    def _version(self) -> str:
+        """Return the version of the API that the engine speaks."""
+        # With version="auto", docker-py leaves its connection open where nobody answers.
+        first = self._connect(None, CONNECT_TIMEOUT)
+        try:
+            return str(first.version(api_version=False)["ApiVersion"])
+        finally:
+            first.close()
+
+    def _connect(self, version: str | None, timeout: int) -> Any:
+        return docker.APIClient(self.address, version=version, timeout=timeout, tls=self.tls or False)
 
     @property
     def rootless(self) -> bool:
@@ -98,10 +115,14 @@ class Engine:
     def close(self) -> None:
         """Give up the connection."""
         self._client.close()
+        if self._tunnel is not None:
+            self._tunnel.close()
 
     @contextlib.contextmanager
     def _words(self, doing: str = "") -> Iterator[None]:
         try:
+            if self.address.startswith("unix:"):
+                _knock(self.address.removeprefix("unix://"))
             yield
         except APIError as error:
             raise SandboxStartError(f"Docker cannot {doing}: {error.explanation or error}") from None
@@ -151,17 +172,14 @@ class Engine:
             short = name.removeprefix(OWN_IMAGES).partition(":")[0]
             raise SandboxUnavailable(f"the image {name} is not built yet: type 'agentexec images build {short}'")
         layers: dict[str, tuple[int, int]] = {}
+        done = total = 0
         repository, tag = parse_repository_tag(name)
         try:
             with self._words(f"pull {name}"):
                 for step in self._client.pull(repository, tag=tag or "latest", stream=True, decode=True):
                     if "error" in step:
                         raise SandboxStartError(str(step["error"]))
-                    detail = step.get("progressDetail") or {}
-                    if step.get("status") == "Downloading" and detail.get("total"):
-                        layers[step["id"]] = detail["current"], detail["total"]
-                    elif step.get("status") in ("Download complete", "Pull complete") and step.get("id") in layers:
-                        layers[step["id"]] = (layers[step["id"]][1],) * 2
+                    _note(layers, step)
                     if on_progress is not None and layers:
                         done, total = (sum(column) for column in zip(*layers.values(), strict=True))
                         on_progress(PullProgress(name, done, total))
@@ -170,6 +188,9 @@ class Engine:
                 f"the image {name} is not in the engine, and cannot be pulled ({error}): check its name, or build it "
                 f"('docker build -t {name} DIRECTORY'; 'agentexec images build' makes ours)"
             ) from None
+        finally:
+            if on_progress is not None and layers:
+                on_progress(PullProgress(name, done, total, finished=True))
 
     def images(self, prefix: str) -> dict[str, int]:
         """Return names with their tags, and sizes in bytes, of the images whose names begin so."""
@@ -276,6 +297,27 @@ class Engine:
             {each["Id"]: each.get("Labels") or {} for each in containers},
             {each["Name"]: each.get("Labels") or {} for each in volumes},
         )
+
+
+def _knock(path: str) -> None:
+    """Connect and leave, since docker-py does not close the socket of a connection that fails.
+
+    Raises:
+        OSError: nobody lets us in.
+    """
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(CONNECT_TIMEOUT)
+        client.connect(path)
+
+
+def _note(layers: dict[str, tuple[int, int]], step: Mapping[str, Any]) -> None:
+    """Note how many bytes of which layer a step of a pull reports, as (done, total)."""
+    detail = step.get("progressDetail") or {}
+    if step.get("status") == "Downloading" and detail.get("total"):
+        layers[step["id"]] = detail["current"], detail["total"]
+    elif step.get("status") in ("Download complete", "Pull complete") and step.get("id") in layers:
+        total = layers[step["id"]][1]
+        layers[step["id"]] = total, total
 
 
 def engine_url(url: str | None = None) -> str:

@@ -6,16 +6,15 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from docker.types import DeviceRequest, Mount
 
 from sandboxes.docker.engine import Image
+from sandboxes.docker.workspace import WORKSPACE
 from sandboxes.isolation.bwrap import ROOTS_OWN
 from sandboxes.types import Limits, parse_size
 
-WORKSPACE = "/workspace"
 HEADROOM = 64 << 20
 """Bytes of the memory control group for the runner and what it has preloaded: the block has all of its limit."""
 
@@ -66,7 +65,6 @@ class ContainerOptions:
     tmpfs: Mapping[str, int | str]
     mounts: Mapping[str, str]
     network: str | None
-    user: str | None
     gpus: int | str | Sequence[str] | None
     runtime: str | None
     host_config: Mapping[str, Any]
@@ -78,13 +76,11 @@ def refuse_loosening(options: ContainerOptions) -> None:
     Raises:
         UnsafeOption: names the option, and what to type if it is really meant.
     """
-    network, user = options.network, options.user
+    network = options.network
     for name in sorted(set(options.host_config) - HARMLESS):
         raise UnsafeOption(f"host_config[{name!r}] may break the isolation; pass unsafe=True to have it all the same")
     if network is not None and (network == "host" or network.startswith(("container:", "ns:"))):
         raise UnsafeOption(f"network={network!r} shares somebody else's network; pass unsafe=True to have it")
-    if user is not None and not all(part.isdigit() for part in user.split(":")):
-        raise UnsafeOption(f"user={user!r}: write numbers, UID or UID:GID")
     for source in options.mounts:
         path = os.path.realpath(source)
         if path in HOST_DIRECTORIES or path.startswith(("/proc/", "/sys/", "/dev/", "/run/docker", "/run/containerd")):
@@ -150,13 +146,3 @@ def _gpus(wanted: int | str | Sequence[str]) -> DeviceRequest:
         return DeviceRequest(count=wanted if isinstance(wanted, int) else -1, capabilities=[["gpu"]])
     names = [wanted] if isinstance(wanted, str) else list(wanted)
     return DeviceRequest(device_ids=names, capabilities=[["gpu"]])
-
-
-def own_directory(path: Path) -> Mount:
-    """Return the workspace as a directory of this machine."""
-    return Mount(WORKSPACE, str(path), type="bind", read_only=False)
-
-
-def own_volume(name: str) -> Mount:
-    """Return the workspace as a volume inside the engine."""
-    return Mount(WORKSPACE, name, type="volume", no_copy=True)

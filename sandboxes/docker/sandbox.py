@@ -6,18 +6,18 @@ import asyncio
 import base64
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from docker.types import Mount
-
 from sandboxes.docker import hardening
 from sandboxes.docker.engine import Engine, Image, PullProgress, engine_url, is_remote
-from sandboxes.docker.hardening import WORKSPACE, ContainerOptions
+from sandboxes.docker.hardening import ContainerOptions
 from sandboxes.docker.owners import own_labels, remove_abandoned
 from sandboxes.docker.stream import attach
+from sandboxes.docker.workspace import WORKSPACE, ContainerWorkspace
 from sandboxes.errors import SandboxError, SandboxUnavailable
 from sandboxes.executor import Executor
 from sandboxes.isolation.seccomp import AUDIT_ARCH, compile_filter
@@ -25,12 +25,9 @@ from sandboxes.link import uninterrupted
 from sandboxes.mirror import MirroredExecutor
 from sandboxes.sandbox import ByteStream, Sandbox
 from sandboxes.script import ScriptExecutor
-from sandboxes.throwaway import ThrowawayDirectory
 from sandboxes.types import Isolation, Limits
 
 DEFAULT_IMAGE = "agentexec/python"
-NOBODY = 65534
-"""Has throw-away workspaces that root makes, so that blocks need not be root."""
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 """Architectures as Go names them, and as kernels do."""
 
@@ -63,6 +60,7 @@ class DockerSandbox(Sandbox):
 
     Raises:
         UnsafeOption: an option breaks the isolation, and `unsafe` is not set.
+        ValueError: the user is not given as numbers.
         SandboxUnavailable: the workspace is not a directory.
     """
 
@@ -89,12 +87,14 @@ class DockerSandbox(Sandbox):
         if workspace is not None and not workspace.is_dir():
             raise SandboxUnavailable(f"the workspace {workspace} is not a directory; make it first")
         self._options = ContainerOptions(
-            cpus, dict(tmpfs or {}), dict(mounts or {}), network, user, gpus, runtime, dict(host_config or {})
+            cpus, dict(tmpfs or {}), dict(mounts or {}), network, gpus, runtime, dict(host_config or {})
         )
+        if user is not None and re.fullmatch(r"\d+(:\d+)?", user) is None:
+            raise ValueError(f"user={user!r}: write numbers, UID or UID:GID")
         if not unsafe:
             hardening.refuse_loosening(self._options)
         self.image = image or os.environ.get("AGENTEXEC_IMAGE") or DEFAULT_IMAGE
-        self._workspace = None if workspace is None else workspace.resolve()
+        self._workspace = ContainerWorkspace(None if workspace is None else workspace.resolve(), user)
         self._url = url
         self._preload = list(preload)
         self._env = dict(env or {})
@@ -102,8 +102,6 @@ class DockerSandbox(Sandbox):
         self._unsafe = unsafe
         self._on_pull = on_pull
         self._engine: Engine | None = None
-        self._own: ThrowawayDirectory | None = None
-        self._volume = ""
         self._found: Image | None = None
         self._memory_backed: list[str] = []
 
@@ -114,9 +112,7 @@ class DockerSandbox(Sandbox):
         Raises:
             SandboxUnavailable: it lies in the engine, or the sandbox was not started yet.
         """
-        if self._workspace is None:
-            raise SandboxUnavailable("the workspace is made at the start, and lies in the engine if that is remote")
-        return self._workspace
+        return self._workspace.directory
 
     async def launch(self, argv: Sequence[str], limits: Limits) -> ByteStream:
         if self._engine is None:
@@ -162,9 +158,7 @@ class DockerSandbox(Sandbox):
     def _create(self, engine: Engine, image: Image, argv: list[str], limits: Limits) -> str:
         tmpfs = hardening.tmpfs_sizes(limits, image, self._options.tmpfs)
         self._memory_backed = [*tmpfs, "/dev/shm"]  # noqa: S108 - inside the sandbox
-        self._make_workspace(engine)
-        user = self._options.user or self._owner(engine)
-        workspace = self._mount(engine, user)
+        workspace, user = self._workspace.mount(engine, self.image)
         host = hardening.host_settings(
             limits, self._options, workspace=workspace, tmpfs=tmpfs, preload=bool(self._preload)
         )
@@ -180,61 +174,6 @@ class DockerSandbox(Sandbox):
             labels={**self._labels, **own_labels()},
             name=f"agentexec-{secrets.token_hex(6)}",
         )
-
-    def _make_workspace(self, engine: Engine) -> None:
-        if self._workspace is not None and engine.remote:
-            raise SandboxUnavailable(
-                f"the engine at {engine.url} does not see {self._workspace}: give no workspace, and move files with "
-                "put and get; or open it by its name, open_executor('docker', workspace=…), which copies them"
-            )
-        if self._workspace is None and not engine.remote:
-            self._own = ThrowawayDirectory()
-            self._workspace = self._own.path
-            if os.geteuid() == 0 and not engine.rootless:
-                os.chown(self._workspace, NOBODY, NOBODY)
-
-    def _owner(self, engine: Engine) -> str:
-        """Return whose rights blocks have: the caller's; where that is root, those of the workspace's owner."""
-        if engine.rootless:  # whose root is the caller
-            return "0:0"
-        if os.geteuid() != 0:
-            return f"{os.geteuid()}:{os.getegid()}"
-        if self._workspace is None:
-            return f"{NOBODY}:{NOBODY}"
-        status = self._workspace.stat()
-        return f"{status.st_uid}:{status.st_gid}"
-
-    def _mount(self, engine: Engine, user: str) -> Mount:
-        if self._workspace is not None:
-            return hardening.own_directory(self._workspace)
-        if not self._volume:
-            name = f"agentexec-{secrets.token_hex(6)}"
-            engine.create_volume(name, own_labels())
-            self._volume = name
-            self._hand_over(engine, user)
-        return hardening.own_volume(self._volume)
-
-    def _hand_over(self, engine: Engine, user: str) -> None:
-        """Make a new volume the user's; it is root's, and no setting changes that."""
-        uid, _, gid = user.partition(":")
-        container = engine.create(
-            self.image,
-            ["python3", "-I", "-c", f"import os; os.chown({WORKSPACE!r}, {uid}, {gid or uid})"],
-            {
-                "mounts": [hardening.own_volume(self._volume)],
-                "network_mode": "none",
-                "cap_drop": ["ALL"],
-                "cap_add": ["CHOWN"],
-                "read_only": True,
-            },
-            user="0:0",
-            labels=own_labels(),
-        )
-        try:
-            if engine.run(container) != 0:
-                raise SandboxUnavailable(f"cannot make the workspace the user's: is there a python3 in {self.image}?")
-        finally:
-            engine.remove(container)
 
     def runner_options(self) -> Mapping[str, Any]:
         machine = MACHINES.get(self._found.architecture if self._found else "", "")
@@ -276,18 +215,13 @@ class DockerSandbox(Sandbox):
 
     async def close(self) -> None:
         engine, self._engine = self._engine, None
-        if engine is not None:
-            try:
-                if self._volume:
-                    await asyncio.to_thread(engine.remove_volume, self._volume)
-            except SandboxError:  # the next start of ours removes it
-                pass
-            finally:
+        try:
+            await asyncio.to_thread(self._workspace.remove, engine)
+        except SandboxError:  # the next start of ours removes it
+            pass
+        finally:
+            if engine is not None:
                 engine.close()
-                self._volume = ""
-        if self._own is not None:
-            own, self._own, self._workspace = self._own, None, None
-            await asyncio.to_thread(own.remove)
 
 
 def _explained(error: SandboxError, image: str) -> SandboxError:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from sandboxes.docker.engine import Engine
 from sandboxes.errors import SandboxStartError, SandboxUnavailable
 from sandboxes.sandbox import ByteStream
-from sandboxes.stream import MAX_DIAGNOSIS, ProcessStream
+from sandboxes.stream import MAX_DIAGNOSIS
 
 ATTACH_TIMEOUT = 20.0
 _BUFFER = 1 << 20
@@ -148,10 +148,7 @@ async def attach(engine: Engine, container: str, end: Callable[[], Awaitable[Non
 
 
 async def _dial(engine: Engine) -> ByteStream:
-    url = urlsplit(engine.url)
-    if url.scheme == "ssh":
-        host = [*(("-p", str(url.port)) if url.port else ()), *(("-l", url.username) if url.username else ())]
-        return await ProcessStream.spawn(["ssh", *host, "--", url.hostname or "", "docker", "system", "dial-stdio"])
+    url = urlsplit(engine.address)
     if url.scheme in ("tcp", "http", "https"):
         context = None
         if engine.tls is not None:

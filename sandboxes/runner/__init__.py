@@ -50,6 +50,8 @@ exec(read(int(read(12))))
 
 _LOADER = """\
 import json, marshal, sys
+if sys.version_info < (3, 8):
+    sys.exit("Python 3.8 or newer is needed here, and this is %d.%d" % sys.version_info[:2])
 package = sys.modules[{package!r}] = type(sys)({package!r})
 package.__path__ = []
 names = [{package!r}]

@@ -141,6 +141,7 @@ class Supervisor:
             "put": self._put,
             "get": self._get,
             "reset": self._reset,
+            "ping": self._ping,
             "cancel": self._ignore,
         }
         while True:
@@ -289,6 +290,9 @@ class Supervisor:
         for path in (self._config["workspace"], *self._config["tmpfs"]):
             empty_directory(path)
         self._listing = Listing(self._root)
+        self._channel.send({"op": "done"})
+
+    def _ping(self, request: Dict[str, Any]) -> None:
         self._channel.send({"op": "done"})
 
     def _get(self, request: Dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sandboxes import CodeBlock, Executor, Limits, OnOutput, Result
-from sandboxes.docker.sandbox import NOBODY
+from sandboxes.docker.workspace import NOBODY
 from tests.sandboxes.backends import DOCKER, Backend
 
 GRACE = 2.0
