@@ -52,7 +52,15 @@ LANGUAGES: tuple[Language, ...] = (
     Language("php", ".php", ("php", "{file}"), install="php-cli"),
     Language("lua", ".lua", ("lua", "{file}"), install="lua5.4"),
     Language("java", ".java", ("java", "{file}"), install="default-jdk-headless"),
-    Language("go", ".go", compiled('go build -o "$made" "$1"'), ("golang",), install="golang-go", program="go"),
+    # Go does not look at files whose names begin with a dot.
+    Language(
+        "go",
+        ".go",
+        compiled('cp "$1" "$made.go" && go build -o "$made" "$made.go"'),
+        ("golang",),
+        install="golang-go",
+        program="go",
+    ),
     Language(
         "rust", ".rs", compiled('rustc --crate-name main -o "$made" "$1"'), ("rs",), install="rustc", program="rustc"
     ),

@@ -205,7 +205,7 @@ class Engine:
             SandboxStartError: a step failed; the message has the last lines.
         """
         with self._words(f"build {name}"):
-            steps = self._client.build(path=directory, tag=name, buildargs=dict(arguments), rm=True, decode=True)
+            steps = self._client.build(path=directory, tag=name, buildargs=dict(arguments), forcerm=True, decode=True)
             last: list[str] = []
             for step in steps:
                 if "error" in step:

@@ -46,6 +46,9 @@ def engine_is_as_before() -> Iterator[None]:
     assert everything() == before
 
 
+BRIDGE = "agentexec-test0"
+
+
 class PrivateEngine:
     """An engine of the tests' own, to be stopped, hung and restarted.
 
@@ -61,11 +64,13 @@ class PrivateEngine:
     def start(self) -> None:
         """Start it and wait until it answers."""
         at = self._directory
+        # With no bridge at all, it would remove the bridge of the common engine.
+        subprocess.run(["ip", "link", "add", "name", BRIDGE, "type", "bridge"], check=True)
         with (at / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
                     *("dockerd", "--host", self.url, "--data-root", str(at / "data"), "--exec-root", str(at / "exec")),
-                    *("--pidfile", str(at / "pid"), "--bridge=none", "--iptables=false", "--ip6tables=false"),
+                    *("--pidfile", str(at / "pid"), f"--bridge={BRIDGE}", "--iptables=false", "--ip6tables=false"),
                 ],
                 stdout=log,
                 stderr=log,
@@ -107,6 +112,7 @@ class PrivateEngine:
             self._process.terminate()
             self._process.wait(30)
             self._process = None
+            subprocess.run(["ip", "link", "delete", BRIDGE], check=True)
 
 
 @pytest.fixture(scope="package")

@@ -1,0 +1,194 @@
+"""Our images run what they claim; pulling from a registry, and failing to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sandboxes import CodeBlock, Limits, SandboxStartError, SandboxUnavailable, open_executor
+from sandboxes.docker import images
+from sandboxes.docker.engine import Engine, PullProgress
+from tests.sandboxes.backends import engine, require_engine
+
+POLYGLOT = {
+    "python": "print(sum(range(5)))",
+    "bash": "echo $((1 + 2 + 3 + 4))",
+    "sh": "echo $((1 + 2 + 3 + 4))",
+    "javascript": "console.log([1, 2, 3, 4].reduce((a, b) => a + b))",
+    "perl": 'my $s = 0; $s += $_ for 1..4; print "$s\\n";',
+    "ruby": "puts (1..4).sum",
+    "r": "cat(sum(1:4), '\\n', sep = '')",
+    "php": '<?php echo array_sum(range(1, 4)), "\\n";',
+    "lua": "local s = 0; for i = 1, 4 do s = s + i end; print(s)",
+    "java": "class Sum { public static void main(String[] a) { "
+    "System.out.println(java.util.stream.IntStream.rangeClosed(1, 4).sum()); } }",
+    "go": 'package main\nimport "fmt"\nfunc main() { s := 0; for i := 1; i < 5; i++ { s += i }; fmt.Println(s) }',
+    "rust": 'fn main() { println!("{}", (1..=4).sum::<i32>()); }',
+    "c": '#include <stdio.h>\n#include <math.h>\nint main(void) { printf("%d\\n", (int)sqrt(100.0)); return 0; }',
+    "c++": "#include <iostream>\n#include <numeric>\n#include <vector>\n"
+    "int main() { std::vector<int> v{1, 2, 3, 4}; std::cout << std::accumulate(v.begin(), v.end(), 0) << std::endl; }",
+}
+COMPILE_ERRORS = {
+    "c": "int main(void) { return nothing; }",
+    "c++": "int main() { return nothing; }",
+    "go": "package main\nfunc main() { nothing() }",
+    "rust": "fn main() { nothing(); }",
+    "java": "class A { public static void main(String[] a) { nothing(); } }",
+}
+
+
+@pytest.fixture
+def polyglot() -> str:
+    return have("polyglot")
+
+
+def have(name: str) -> str:
+    with Engine() as own:
+        require_engine(own.image(f"agentexec/{name}") is not None, f"the image agentexec/{name}")
+    return f"docker:agentexec/{name}"
+
+
+def test_a_program_for_every_language_there_is() -> None:
+    from sandboxes import LANGUAGES
+
+    assert {row.name for row in LANGUAGES} == set(POLYGLOT)
+
+
+async def test_polyglot_runs_every_language(polyglot: str) -> None:
+    async with open_executor(polyglot, limits=Limits(memory="2G", wall_time=60)) as executor:
+        for language, code in POLYGLOT.items():
+            result = await executor.run(CodeBlock(code, language=language))
+            assert (result.verdict, result.stdout, result.stderr) == ("ok", "10\n", ""), (language, result)
+            assert result.files == (), language
+
+
+async def test_compile_error_is_failed_with_the_compilers_words(polyglot: str) -> None:
+    async with open_executor(polyglot, limits=Limits(memory="2G", wall_time=60)) as executor:
+        for language, code in COMPILE_ERRORS.items():
+            result = await executor.run(CodeBlock(code, language=language))
+            assert (result.verdict, result.stdout) == ("failed", ""), (language, result)
+            assert "nothing" in result.stderr
+            assert result.exit_code not in (0, None)
+
+
+async def test_compiled_program_has_its_own_exit_status_input_and_name(polyglot: str) -> None:
+    async with open_executor(polyglot) as executor:
+        code = '#include <stdio.h>\nint main(void) { puts("said"); fflush(stdout); return getchar() == EOF ? 7 : 0; }'
+        result = await executor.run(CodeBlock(code, language="c", filename="src/main.c"))
+        assert (result.verdict, result.exit_code, result.stdout) == ("failed", 7, "said\n")
+        assert [file.path for file in result.files] == ["src/main.c"]
+        crash = await executor.run(CodeBlock("int main(void) { return *(volatile int *)0; }", language="c"))
+        assert (crash.verdict, crash.signal) == ("failed", 11)
+
+
+async def test_data_plots_fits_and_speaks_jupyter() -> None:
+    code = """
+import ipykernel, numpy as np, pandas as pd, matplotlib.pyplot as plt
+from sklearn.linear_model import LinearRegression
+frame = pd.DataFrame({"x": np.arange(10.0), "y": 2 * np.arange(10.0) + 1})
+fit = LinearRegression().fit(frame[["x"]], frame["y"])
+plt.plot(frame.x, frame.y, label="Größe")
+plt.legend()
+plt.savefig("plot.png")
+print(round(fit.coef_[0], 3), round(fit.intercept_, 3))
+"""
+    async with open_executor(have("data"), limits=Limits(memory="2G")) as executor:
+        result = await executor.run(CodeBlock(code))
+        assert (result.verdict, result.stdout, result.stderr) == ("ok", "2.0 1.0\n", "")
+        assert [(file.path, file.media_type) for file in result.files] == [("plot.png", "image/png")]
+        assert (await executor.get("plot.png")).startswith(b"\x89PNG")
+
+
+async def test_python_has_what_most_tasks_need() -> None:
+    code = "import pytest, requests, yaml; import subprocess as s; print(s.run(['git', '--version']).returncode)"
+    async with open_executor(have("python")) as executor:
+        result = await executor.run(CodeBlock(code))
+        assert result.stdout.endswith("0\n"), result
+
+
+def test_images_are_told_by_their_dockerfiles() -> None:
+    assert images.names() == ["data", "polyglot", "python"]
+    with (
+        Engine() as own,
+        pytest.raises(SandboxUnavailable, match="no image 'other' to build; there are data, polyglot"),
+    ):
+        images.build(own, "other", None, print)
+
+
+def test_build_that_fails_says_why(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM agentexec/python\nRUN echo here it goes && exit 7\n")
+    lines: list[str] = []
+    with (
+        Engine() as own,
+        pytest.raises(
+            SandboxStartError,
+            match=r"(?s)cannot build agentexec-test-broken: .*returned a non-zero code: 7.*here it goes",
+        ),
+    ):
+        own.build(str(tmp_path), "agentexec-test-broken", {}, lines.append)
+    assert any("here it goes" in line for line in lines)
+
+
+# Registries
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    """A registry of our own on the loopback interface; gives its address."""
+    program = shutil.which("docker-registry")
+    require_engine(program is not None, "docker-registry")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    (tmp_path / "config.yml").write_text(
+        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {tmp_path}/data}}}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'}}\n"
+    )
+    server = subprocess.Popen([str(program), "serve", str(tmp_path / "config.yml")], stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            break
+        except OSError:
+            time.sleep(0.02)
+    yield f"127.0.0.1:{port}"
+    server.terminate()
+    server.wait()
+
+
+async def test_absent_image_is_pulled_with_progress(registry: str, private_engine_url: str) -> None:
+    name = f"{registry}/some/python:3"
+    with engine() as client:
+        client.tag("agentexec/base", f"{registry}/some/python", "3")
+        try:
+            pushed = list(client.push(f"{registry}/some/python", tag="3", stream=True, decode=True))
+            assert not any("error" in line for line in pushed), pushed[-1]
+        finally:
+            client.remove_image(name)
+    seen: list[PullProgress] = []
+    async with open_executor(f"docker:{name}", url=private_engine_url, on_pull=seen.append) as executor:
+        assert (await executor.run(CodeBlock("print(1)"))).stdout == "1\n"
+    assert seen[-1].finished
+    assert seen[-1].done == seen[-1].total > 1_000_000
+    assert [each.done for each in seen] == sorted(each.done for each in seen)
+    seen.clear()
+    async with open_executor(f"docker:{name}", url=private_engine_url, on_pull=seen.append):
+        assert seen == [], "it is there now"
+    with pytest.raises(
+        SandboxUnavailable, match=r"some/nothing is not in the engine, and cannot be pulled \(.*(not found|unknown)"
+    ):
+        await open_executor(f"docker:{registry}/some/nothing", url=private_engine_url).start()
+
+
+@pytest.fixture
+def private_engine_url(request: pytest.FixtureRequest) -> str:
+    if os.geteuid() != 0:
+        pytest.skip("only root can start a Docker engine")
+    return str(request.getfixturevalue("private_engine").url)
