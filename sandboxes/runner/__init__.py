@@ -10,7 +10,6 @@ import functools
 import importlib.util
 import json
 import marshal
-import sys
 from collections.abc import Mapping
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -55,7 +54,8 @@ if sys.version_info < (3, 8):
 package = sys.modules[{package!r}] = type(sys)({package!r})
 package.__path__ = []
 names = [{package!r}]
-same = sys.hexversion == {version} and sys.implementation.name == "cpython"
+from _frozen_importlib_external import MAGIC_NUMBER
+same = MAGIC_NUMBER == {magic} and sys.implementation.name == "cpython"
 for name, source, code in marshal.loads(read({size})):
     names.append({package!r} + "." + name)
     module = sys.modules[names[-1]] = type(sys)(names[-1])
@@ -79,7 +79,7 @@ def bootstrap_argv(python: str = "python3") -> list[str]:
 def _modules() -> bytes:
     """Return name, source and compiled code of each module, in a format that every Python reads.
 
-    The code is for an interpreter of our own version, which need not compile the source: a quarter of the
+    The code is for an interpreter with bytecode like ours, which need not compile the source: a quarter of the
     time that a local sandbox takes to start.
     """
     here = Path(__file__).parent
@@ -108,6 +108,6 @@ def bundle(config: Mapping[str, Any]) -> bytes:
     """Return what is sent to the bootstrap: the loader with its length and configuration, and the modules."""
     modules = _modules()
     program = _LOADER.format(
-        package=PACKAGE, size=len(modules), version=sys.hexversion, config=json.dumps(config)
+        package=PACKAGE, size=len(modules), magic=importlib.util.MAGIC_NUMBER, config=json.dumps(config)
     ).encode()
     return b"%012d" % len(program) + program + modules

@@ -15,7 +15,6 @@ import select
 import signal
 import sys
 import time
-from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from . import linux
 from .block import Block, block_rlimits
@@ -26,6 +25,10 @@ from .hidden import remove_segments
 from .spare import Forked, Spare
 from .watch import DiskMeter, Watch
 from .worker import Worker, prepare_streams
+
+TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
+if TYPE_CHECKING:
+    from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 CLOCK_REALTIME_COARSE = 5 if sys.platform.startswith("linux") else time.CLOCK_REALTIME
 """Python has no name for it. The precise clock runs up to a tick ahead of change times."""

@@ -11,11 +11,19 @@ import os
 import resource
 import time
 from types import GeneratorType
-from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-from .files import MIN_FILE, Entry, walk
+from .files import MIN_FILE, walk
 from .hidden import RESIDENT, Memory, memory_without_name, page_tables, task_fields, unlinked_files, without_vforked
 from .linux import processes
+
+TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
+if TYPE_CHECKING:
+    from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+    from .files import Entry
+
+    Breach = Tuple[str, str]
+    """Verdict and message."""
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 CORES = os.cpu_count() or 1
@@ -30,9 +38,6 @@ PATIENCE = 1.0
 INODE = 1024
 """What an empty file in a memory-backed directory costs the kernel, in bytes."""
 UNSEEN = 64 << 20
-
-Breach = Tuple[str, str]
-"""Verdict and message."""
 
 
 def children_cpu() -> float:

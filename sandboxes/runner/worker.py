@@ -21,9 +21,12 @@ import weakref
 from importlib.machinery import SourceFileLoader
 from itertools import islice
 from types import CodeType, ModuleType, TracebackType
-from typing import Any, Dict, List, NoReturn, Optional
 
 from . import linux
+
+TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, NoReturn, Optional
 
 compile("", "<warm>", "exec")  # the first use of the compiler costs a millisecond, here once for all workers
 NICE = 5

@@ -1,4 +1,4 @@
-"""The local sandbox: latency, throughput, output and memory."""
+"""Latency, throughput, output and memory of sandboxes."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ async def timed(executor: Executor, code: str) -> tuple[float, Result]:
     return elapsed, result
 
 
-async def warm_block() -> list[Row]:
-    """`print(1)` on a warm sandbox, back to back and after a pause, beside a bare fork, in turns."""
+async def warm_times(spec: str) -> tuple[float, float, float]:
+    """Return medians in ms of `print(1)` back to back and after a pause, and of a bare fork, taken in turns."""
     floors: list[float] = []
     busy: list[float] = []
     rested: list[float] = []
-    async with open_executor("local") as executor:
+    async with open_executor(spec) as executor:
         await timed(executor, "print(1)")
         for _ in range(ROUNDS):
             floors.append(await asyncio.to_thread(fork_floor, 50))
@@ -42,10 +42,15 @@ async def warm_block() -> list[Row]:
             for _ in range(20):
                 await asyncio.sleep(0.01)
                 rested.append((await timed(executor, "print(1)"))[0])
-    floor = statistics.median(floors)
+    return statistics.median(busy), statistics.median(rested), statistics.median(floors)
+
+
+async def warm_block() -> list[Row]:
+    """`print(1)` on a warm sandbox."""
+    busy, rested, floor = await warm_times("local")
     return [
-        Row("warm print(1), back to back", statistics.median(busy), "ms", floor, ratio=1.3),
-        Row("warm print(1), after 10 ms rest", statistics.median(rested), "ms", floor, ratio=1.3),
+        Row("warm print(1), back to back", busy, "ms", floor, ratio=1.3),
+        Row("warm print(1), after 10 ms rest", rested, "ms", floor, ratio=1.3),
     ]
 
 
@@ -90,9 +95,9 @@ async def cold_start() -> list[Row]:
     ]
 
 
-async def throughput() -> list[Row]:
-    """200 blocks over 8 executors."""
-    executors = [open_executor("local") for _ in range(8)]
+async def blocks_per_second(spec: str) -> float:
+    """Return the median rate of 200 blocks over 8 executors."""
+    executors = [open_executor(spec) for _ in range(8)]
     await asyncio.gather(*(executor.start() for executor in executors))
     rates = []
     try:
@@ -109,24 +114,33 @@ async def throughput() -> list[Row]:
             rates.append(200 / (time.perf_counter() - start))
     finally:
         await asyncio.gather(*(executor.close() for executor in executors))
-    cores = os.cpu_count() or 1
-    forks = await asyncio.gather(*(asyncio.to_thread(fork_floor, 200) for _ in range(cores)))
-    floor = sum(1000 / each for each in forks)
-    return [Row("200 blocks, 8 executors (floor: bare forks)", statistics.median(rates), "/s", floor, least=500)]
+    return statistics.median(rates)
+
+
+async def forks_per_second() -> float:
+    """Return how many bare forks all cores together make."""
+    forks = await asyncio.gather(*(asyncio.to_thread(fork_floor, 200) for _ in range(os.cpu_count() or 1)))
+    return sum(1000 / each for each in forks)
+
+
+async def throughput() -> list[Row]:
+    """200 blocks over 8 executors."""
+    rate, floor = await blocks_per_second("local"), await forks_per_second()
+    return [Row("200 blocks, 8 executors (floor: bare forks)", rate, "/s", floor, least=500)]
 
 
 def _rss() -> int:
     return psutil.Process().memory_info().rss
 
 
-async def flood() -> list[Row]:
-    """1 GB printed, beside the same program piped to cat."""
+async def flood_times(spec: str) -> tuple[float, float, float]:
+    """Return seconds for 1 GB printed and for the same program piped to cat, and MiB the host grew by meanwhile."""
     with tempfile.TemporaryDirectory() as directory:
         program = Path(directory, "flood.py")
         program.write_text(FLOOD)
         piped = f"'{sys.executable}' -I '{program}' | cat >/dev/null"
         floors, times, growth = [], [], []
-        async with open_executor("local", limits=Limits(wall_time=120)) as executor:
+        async with open_executor(spec, limits=Limits(wall_time=120)) as executor:
             await timed(executor, "print(1)")
             for _ in range(5):
                 start = time.perf_counter()
@@ -141,9 +155,15 @@ async def flood() -> list[Row]:
                 times.append(elapsed / 1e3)
                 assert result.stdout_bytes == 1_000_000_000
                 assert result.truncated
+    return statistics.median(times), statistics.median(floors), max(growth)
+
+
+async def flood() -> list[Row]:
+    """1 GB printed, beside the same program piped to cat."""
+    seconds, floor, growth = await flood_times("local")
     return [
-        Row("1 GB printed", statistics.median(times), "s", statistics.median(floors), ratio=1.2),
-        Row("  growth of the host's memory", max(growth), "MiB", most=16),
+        Row("1 GB printed", seconds, "s", floor, ratio=1.2),
+        Row("  growth of the host's memory", growth, "MiB", most=16),
     ]
 
 
