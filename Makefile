@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 DEMO := examples/sunspots
 
-.PHONY: demo test check bench setup clean
+.PHONY: demo test check images bench setup clean
 
 demo: setup ## solve a real task in the real sandbox, with the model's side played back from a recording
 	$(PYTHON) -m agentexec solve "$$(cat $(DEMO)/task.txt)" --model replay:$(DEMO)/recorded.jsonl \
@@ -17,6 +17,9 @@ check: setup ## lint, format, types, layering
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	$(PYTHON) -m pytest -q tests/test_layering.py
+
+images: setup ## build the images of the Docker sandbox
+	$(PYTHON) -m agentexec images build
 
 bench: setup ## measure speed and memory beside their floors
 	$(PYTHON) -m tests.bench

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.openai_server import OpenAIServer
-from tests.sandboxes.backends import require_engine
+from tests.sandboxes.backends import DOCKER, require_engine
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -56,8 +56,11 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(command: list[str], directory: Path, model: OpenAIServer) -> subprocess.CompletedProcess[str]:
     require_engine(shutil.which("bwrap") is not None, "bwrap")
+    if any(word in command[-1] for word in ("docker", "images", "clean")):
+        require_engine(DOCKER.installed(), DOCKER.engine)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "OPENAI_BASE_URL": model.url, "OPENAI_API_KEY": "key"}
+    environment["TMPDIR"] = str(directory)
     return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=60)
 
 
@@ -82,7 +85,7 @@ def test_program(program: str, directory: Path, model: OpenAIServer) -> None:
     done = run([sys.executable, "-c", program], directory, model)
     assert (done.returncode, done.stderr) == (0, "")
     first_word = done.stdout.split()[0]
-    assert first_word in ("ok", "run_started")
+    assert first_word in ("ok", "run_started", "warm")
     if "memory=" in program:
         shown = next(text for text in fences("text") if text.startswith("ok "))
         assert (

@@ -25,7 +25,7 @@ def list_command() -> int:
     sizes = {tag.removeprefix(OWN_IMAGES).removesuffix(":latest"): size for tag, size in built.items()}
     for name in sorted({*known, *sizes}):
         state = f"{sizes[name] / 1e6:,.0f} MB" if name in sizes else f"not built: agentexec images build {name}"
-        write_stdout(f"{OWN_IMAGES + name:<22} {state}\n")
+        write_stdout(f"{OWN_IMAGES + name:<22} {state}")
     return 0
 
 
@@ -42,7 +42,7 @@ def build_command(names: Sequence[str], base: str | None) -> int:
         with Engine() as engine:
             for name in names or known:
                 say(f"building {name} ...")
-                write_stdout(images.build(engine, name, base, _show) + "\n")
+                write_stdout(images.build(engine, name, base, _show))
     except SandboxError as error:
         fail(str(error), SANDBOX_FAILED)
     return 0
@@ -64,9 +64,9 @@ def clean_command() -> int:
     except SandboxError as error:
         fail(str(error), SANDBOX_FAILED)
     for name in removed:
-        write_stdout(f"removed {visible(name)}\n")
+        write_stdout(f"removed {visible(name)}")
     if not removed:
-        write_stdout("nothing to remove\n")
+        write_stdout("nothing to remove")
     return 0
 
 
