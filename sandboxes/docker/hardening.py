@@ -101,8 +101,8 @@ def tmpfs_sizes(limits: Limits, image: Image, wanted: Mapping[str, int | str]) -
 
     What an image declares as a volume would be a directory of the host's disk that no limit holds.
     """
-    half = max(limits.memory // 2, 1 << 20)
-    sizes = dict.fromkeys([*image.volumes, "/tmp", "/var/tmp"], half)  # noqa: S108 - inside the sandbox
+    sizes = dict.fromkeys([*image.volumes, "/var/tmp"], max(limits.memory // 16, 1 << 20))  # noqa: S108
+    sizes["/tmp"] = max(limits.memory // 2, 1 << 20)  # noqa: S108 - inside the sandbox
     sizes.update((path, parse_size(size)) for path, size in wanted.items())
     sizes.pop(WORKSPACE, None)
     return sizes
@@ -112,7 +112,9 @@ def host_settings(
     limits: Limits, options: ContainerOptions, *, workspace: Mount, tmpfs: Mapping[str, int], preload: bool
 ) -> dict[str, Any]:
     """Return the arguments of docker-py's `create_host_config`."""
-    memory = limits.memory + HEADROOM
+    shared = max(limits.memory // 2, 1 << 20)
+    # Files stay when the kernel ends a process for want of memory. If they filled the group, the runner would be next.
+    memory = HEADROOM + max(limits.memory, shared + sum(tmpfs.values()))
     # The runner is in it too, with the threads that preloaded libraries may start.
     threads = os.cpu_count() or 1 if preload else 0
     read_only = (Mount(to, source, type="bind", read_only=True) for source, to in options.mounts.items())
@@ -125,7 +127,7 @@ def host_settings(
         "mem_limit": memory,
         "memswap_limit": memory,
         "mem_swappiness": 0,
-        "shm_size": 2 * limits.memory,
+        "shm_size": shared,
         "tmpfs": {path: f"rw,exec,nosuid,nodev,mode=1777,size={size}" for path, size in tmpfs.items()},
         "mounts": [workspace, *read_only],
         "auto_remove": True,

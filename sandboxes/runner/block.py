@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 DRAIN = 0.2
 """Seconds to wait for the rest of the output after everything was killed (only an escaped process can use them)."""
+SHARED_MEMORY = "/dev/shm"  # noqa: S108
 NO_SPACE = (errno.EFBIG, errno.ENOSPC, errno.EDQUOT)
 
 
@@ -309,7 +310,11 @@ class Block:
         if signal_number == signal.SIGXFSZ or (page[0] == ENDED and page[1] == errno.EFBIG):
             self._message = "a file reached the limit of %s" % megabytes(self._limits["file_size"])
             return "disk"
-        if (page[0] == ENDED and page[1] in NO_SPACE) or self._watch.filled_up():
+        full = self._watch.filled_up()
+        if SHARED_MEMORY in full:
+            self._message = "%s is full; the limit is %s" % (SHARED_MEMORY, megabytes(self._limits["memory"]))
+            return "memory"
+        if full or (page[0] == ENDED and page[1] in NO_SPACE):
             self._message = "no space left"
             return "disk"
         limit = self._limits.get("cpu_time")

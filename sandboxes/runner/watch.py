@@ -18,7 +18,7 @@ from .linux import processes
 
 TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterator, List, Optional, Tuple
+    from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
     from .files import Entry
 
@@ -172,16 +172,17 @@ class Watch:
         """Whether memory-backed directories hold so much that the next block would have next to nothing left."""
         return bool(_tmpfs_used(self._tmpfs) > self._limits["memory"] // 2)
 
-    def filled_up(self) -> bool:
-        """Whether a memory-backed directory is full to the brim, and was not before the block."""
-        return self._full() and not self._full_before
+    def filled_up(self) -> Set[str]:
+        """Return the memory-backed directories that are full to the brim, and were not before the block."""
+        return self._full() - self._full_before
 
-    def _full(self) -> bool:
+    def _full(self) -> Set[str]:
+        full = set()
         for path in self._tmpfs:
             usage = os.statvfs(path)
             if usage.f_blocks and (usage.f_bavail * usage.f_frsize < MIN_FILE or usage.f_favail == 0):
-                return True
-        return False
+                full.add(path)
+        return full
 
 
 class Killings:

@@ -52,7 +52,8 @@ def tag() -> Iterator[str]:
     made = f"tag-{secrets.token_hex(8)}"
     yield made
     for pid in tagged(made):
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def start(backend: Backend, workspace: Path, tag: str) -> subprocess.Popen[bytes]:
