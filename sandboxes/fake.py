@@ -104,6 +104,10 @@ class FakeExecutor(Executor):
             raise FileTooLarge(f"{name!r} is {len(self.workspace[name])} bytes; max_bytes is {max_bytes}")
         return self.workspace[name]
 
+    async def reset(self) -> None:
+        self._check_open()
+        self.workspace.clear()
+
     async def restart(self) -> None:
         self._check_open()
         self.restarts += 1

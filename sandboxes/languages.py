@@ -33,12 +33,16 @@ class Language:
 
 
 def compiled(compiler: str) -> tuple[str, ...]:
-    """Return the command that compiles a file and becomes the program. What the compiler leaves lies in /tmp.
+    """Return the command that compiles a file and becomes the program.
+
+    The program lies in /tmp until the next one is compiled. The name is the sandbox's own: the shell's parent is
+    its supervisor.
 
     Args:
         compiler: Shell words, in which `$1` is the file and `$made` what is to be made of it.
     """
-    return ("sh", "-c", f'made=$(mktemp -d)/program && {compiler} && exec "$made"', "sh", "{file}")
+    prepare = 'made=/tmp/program-$PPID/program && rm -rf "${made%/*}" && mkdir -m 700 "${made%/*}"'
+    return ("sh", "-c", f'{prepare} && {compiler} && exec "$made"', "sh", "{file}")
 
 
 LANGUAGES: tuple[Language, ...] = (

@@ -7,7 +7,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from sandboxes.errors import FileTooLarge, SandboxError, UnsafePath, WorkspaceFileNotFound
+from sandboxes.errors import FileTooLarge, SandboxError, UnsafePath
 from sandboxes.executor import DEFAULT_GET_BYTES, Executor
 from sandboxes.paths import workspace_path
 from sandboxes.runner.files import DIRECTORY, Refused, Upload
@@ -17,7 +17,8 @@ from sandboxes.types import CodeBlock, Isolation, Limits, OnOutput, Result
 class MirroredExecutor(Executor):
     """Copies a directory in at the start, and what blocks create or change out after each.
 
-    What blocks remove stays in the directory. Files larger than `file_size`, links and special files are not copied.
+    What blocks remove stays in the directory. Files larger than `file_size`, links and special files are not copied,
+    nor more than the 1,000 that a `Result` names; nor are modes.
 
     Args:
         executor: Where blocks run, with a workspace of its own.
@@ -69,16 +70,19 @@ class MirroredExecutor(Executor):
 
     async def run(self, block: CodeBlock, *, on_output: OnOutput | None = None) -> Result:
         result = await self._executor.run(block, on_output=on_output)
-        if result.verdict != "lost":
-            for file in result.files:
+        left_out = []
+        for file in result.files if result.verdict != "lost" else ():
+            try:
                 await self._copy_out(file.path)
-        return result
+            except SandboxError as error:
+                left_out.append(str(error))
+        if not left_out:
+            return result
+        note = f"{len(left_out)} files were not copied to {self._directory}: {left_out[0]}"
+        return result.model_copy(update={"message": "; ".join(filter(None, (result.message, note)))})
 
     async def _copy_out(self, name: str) -> None:
-        try:
-            data = await self._executor.get(name, max_bytes=self.limits.file_size)
-        except (WorkspaceFileNotFound, UnsafePath, FileTooLarge):  # a name that is not UTF-8, or what is gone again
-            return
+        data = await self._executor.get(name, max_bytes=self.limits.file_size)
         await asyncio.to_thread(self._write, workspace_path(name), data)
 
     def _write(self, name: str, data: bytes) -> None:
@@ -106,6 +110,9 @@ class MirroredExecutor(Executor):
 
     async def get(self, path: str, *, max_bytes: int = DEFAULT_GET_BYTES) -> bytes:
         return await self._executor.get(path, max_bytes=max_bytes)
+
+    async def ping(self) -> None:
+        await self._executor.ping()
 
     async def restart(self) -> None:
         await self._executor.restart()

@@ -90,6 +90,8 @@ class Pool:
         self._alive.add(executor)
         try:
             await executor.start()
+            if self._reuse and type(executor).reset is Executor.reset:
+                raise ValueError(f"reuse: {self._spec!r} cannot be emptied; leave it out")
         except BaseException:
             await self._close(executor)
             raise
@@ -115,7 +117,7 @@ class Pool:
     async def _refresh(self, executor: Executor) -> None:
         try:
             await executor.reset()
-        except SandboxError:
+        except Exception:  # whatever it is, it is not empty
             await self._replace(executor)
         else:
             self._ready.put_nowait(executor)
@@ -154,6 +156,8 @@ class Pool:
             if isinstance(found, BaseException):
                 if self._state == "open":
                     self._in_background(self._add())
+                else:
+                    self._ready.put_nowait(found)  # for the next who waits
                 raise found
             try:
                 await found.ping()
@@ -179,9 +183,8 @@ class Pool:
         await asyncio.gather(*(self._close(executor) for executor in list(self._alive)))
         while not self._ready.empty():
             self._ready.get_nowait()
-        # Whoever waits learns that there is nothing to wait for.
-        for _ in range(self._size):
-            self._ready.put_nowait(SandboxClosedError("the pool was closed"))
+        # Whoever waits learns that there is nothing to wait for, one after the other.
+        self._ready.put_nowait(SandboxClosedError("the pool was closed"))
 
     async def __aenter__(self) -> Self:
         await self.start()

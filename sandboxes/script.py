@@ -46,6 +46,7 @@ class ScriptExecutor(Executor):
         self._lock = asyncio.Lock()
         self._running = False
         self._state = "new"
+        self._opening = asyncio.Lock()
         self._isolation = sandbox.isolation(self._limits)
 
     @property
@@ -82,11 +83,12 @@ class ScriptExecutor(Executor):
             )
 
     async def _open(self) -> None:
-        self._link = await RunnerLink.open(self._sandbox, self._limits)
-        if self._state == "closed":  # meanwhile
-            await uninterrupted(self._link.close())
-            raise SandboxClosedError("the executor was closed while it started")
-        self._state = "open"
+        async with self._opening:
+            self._link = await RunnerLink.open(self._sandbox, self._limits)
+            if self._state == "closed":  # meanwhile
+                await uninterrupted(self._link.close())
+                raise SandboxClosedError("the executor was closed while it started")
+            self._state = "open"
 
     def _ready(self) -> RunnerLink:
         if self._state == "lost":
@@ -214,6 +216,8 @@ class ScriptExecutor(Executor):
         await uninterrupted(self._close())
 
     async def _close(self) -> None:
+        async with self._opening:  # what is on its way would miss what is taken away here
+            pass
         if self._link is not None:
             await self._link.close()
             self._link = None

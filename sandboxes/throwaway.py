@@ -27,7 +27,7 @@ class ThrowawayDirectory:
 
     def __init__(self) -> None:
         remove_abandoned()
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
+        self.path = Path(tempfile.mkdtemp(prefix=_prefix())).resolve()
         self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
@@ -35,6 +35,10 @@ class ThrowawayDirectory:
         """Remove the directory and all in it, however deep or unreadable."""
         remove_tree(str(self.path))
         os.close(self._lock)
+
+
+def _prefix() -> str:
+    return f"{PREFIX}{os.geteuid()}-"
 
 
 def remove_abandoned(grace: float = GRACE) -> list[str]:
@@ -48,11 +52,12 @@ def remove_abandoned(grace: float = GRACE) -> list[str]:
     """
     removed = []
     for entry in os.scandir(tempfile.gettempdir()):
-        if not entry.name.startswith(PREFIX):
+        if not entry.name.startswith(_prefix()):
             continue
         try:
             status = entry.stat(follow_symlinks=False)
-            if status.st_uid != os.geteuid() or time.time() - status.st_ctime < grace:
+            # What root made it may have given to somebody else, as it does with the workspaces of containers.
+            if os.geteuid() not in (0, status.st_uid) or time.time() - status.st_ctime < grace:
                 continue
             lock = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError:

@@ -6,6 +6,8 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from docker.types import DeviceRequest, Mount
@@ -15,8 +17,9 @@ from sandboxes.docker.workspace import WORKSPACE
 from sandboxes.isolation.bwrap import ROOTS_OWN
 from sandboxes.types import Limits, parse_size
 
-HEADROOM = 64 << 20
-"""Bytes of the memory control group for the runner and what it has preloaded: the block has all of its limit."""
+HEADROOM, PRELOADED = 128 << 20, 512 << 20
+"""Bytes of the memory control group for the runner, and for what it may have preloaded: the watcher knows how much
+that is and gives the block all of its limit; the group is there for what is faster than the watcher."""
 
 MASKED = (
     *("/proc/acpi", "/proc/asound", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi"),
@@ -24,8 +27,11 @@ MASKED = (
     *ROOTS_OWN,
 )
 """What Docker hides by default, and what root could read without any capability."""
-READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger", "/proc/1", "/dev")
-"""What Docker protects by default, and the runner's files and the devices, which root could change without any."""
+READ_ONLY = (
+    *("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"),
+    *("/proc/1", "/dev", "/dev/mqueue", "/dev/pts", "/sys/fs/cgroup"),
+)
+"""What Docker protects by default, and what root could change without any capability."""
 
 HARMLESS = frozenset(
     {
@@ -43,14 +49,17 @@ HARMLESS = frozenset(
         "dns_opt",
         "dns_search",
         "extra_hosts",
-        "init",
         "mem_reservation",
         "storage_opt",
     }
 )
 """Settings of docker-py's `create_host_config` that cannot loosen the sandbox."""
-SOCKETS = ("docker.sock", "containerd/containerd.sock", "podman/podman.sock", "crio/crio.sock", "dbus", "systemd")
-HOST_DIRECTORIES = ("/", "/proc", "/sys", "/dev", "/run", "/var/run", "/boot", "/etc", "/root", "/var/lib/docker")
+THE_HOSTS = ("/boot", "/dev", "/etc", "/proc", "/run", "/sys", "/var/lib/containerd", "/var/lib/docker", "/var/run")
+"""Directories of which nothing may be mounted, nor anything that they lie in."""
+HOMES = ("/home", "/root")
+SECRETS = frozenset({".aws", ".azure", ".config", ".docker", ".gnupg", ".kube", ".netrc", ".ssh"})
+MOST_ENTRIES = 20_000
+"""How much of a directory is searched for sockets; they are found early, or it is not one that has any."""
 
 
 class UnsafeOption(ValueError):
@@ -82,18 +91,33 @@ def refuse_loosening(options: ContainerOptions) -> None:
     if network is not None and (network == "host" or network.startswith(("container:", "ns:"))):
         raise UnsafeOption(f"network={network!r} shares somebody else's network; pass unsafe=True to have it")
     for source in options.mounts:
-        path = os.path.realpath(source)
-        if path in HOST_DIRECTORIES or path.startswith(("/proc/", "/sys/", "/dev/", "/run/docker", "/run/containerd")):
-            raise UnsafeOption(f"mounts: {source} is a part of the host's own; pass unsafe=True to have it")
-        if _is_socket(path) or any(_is_socket(f"{path}/{name}") for name in SOCKETS):
-            raise UnsafeOption(f"mounts: {source} leads to a socket of the host's; pass unsafe=True to have it")
+        refuse_place(Path(source), "mounts")
+        if _has_socket(Path(source)):
+            raise UnsafeOption(f"mounts: {source} has a socket in it, which leads out; pass unsafe=True to have it")
 
 
-def _is_socket(path: str) -> bool:
-    try:
-        return stat.S_ISSOCK(os.stat(path).st_mode)
-    except OSError:
-        return False
+def refuse_place(source: Path, option: str) -> None:
+    """Refuse a part of the machine's own system, and what holds its secrets.
+
+    Raises:
+        UnsafeOption: names the option, and what to type if it is really meant.
+    """
+    path = source.resolve()
+    inside = any(path.is_relative_to(place) for place in THE_HOSTS)
+    above = any(Path(place).is_relative_to(path) for place in (*THE_HOSTS, *HOMES))
+    if inside or above or SECRETS.intersection(path.parts):
+        raise UnsafeOption(f"{option}: {source} is a part of this machine's own system; pass unsafe=True to have it")
+
+
+def _has_socket(path: Path) -> bool:
+    def is_socket(name: str) -> bool:
+        try:
+            return stat.S_ISSOCK(os.stat(name).st_mode)
+        except OSError:
+            return False
+
+    names = (os.path.join(parent, name) for parent, _, files in os.walk(path) for name in files)
+    return is_socket(str(path)) or any(is_socket(name) for name in islice(names, MOST_ENTRIES))
 
 
 def tmpfs_sizes(limits: Limits, image: Image, wanted: Mapping[str, int | str]) -> dict[str, int]:
@@ -114,7 +138,7 @@ def host_settings(
     """Return the arguments of docker-py's `create_host_config`."""
     shared = max(limits.memory // 2, 1 << 20)
     # Files stay when the kernel ends a process for want of memory. If they filled the group, the runner would be next.
-    memory = HEADROOM + max(limits.memory, shared + sum(tmpfs.values()))
+    memory = HEADROOM + max(limits.memory, shared + sum(tmpfs.values())) + (PRELOADED if preload else 0)
     # The runner is in it too, with the threads that preloaded libraries may start.
     threads = os.cpu_count() or 1 if preload else 0
     read_only = (Mount(to, source, type="bind", read_only=True) for source, to in options.mounts.items())
@@ -128,7 +152,7 @@ def host_settings(
         "memswap_limit": memory,
         "mem_swappiness": 0,
         "shm_size": shared,
-        "tmpfs": {path: f"rw,exec,nosuid,nodev,mode=1777,size={size}" for path, size in tmpfs.items()},
+        "tmpfs": {path: _tmpfs_options(size) for path, size in tmpfs.items()},
         "mounts": [workspace, *read_only],
         "auto_remove": True,
         "log_config": {"type": "none"},
@@ -141,6 +165,11 @@ def host_settings(
     if options.runtime is not None:
         settings["runtime"] = options.runtime
     return {**settings, **options.host_config}
+
+
+def _tmpfs_options(size: int) -> str:
+    # Every file costs the kernel memory, also an empty one.
+    return f"rw,exec,nosuid,nodev,mode=1777,size={size},nr_inodes={max(1024, size // 4096)}"
 
 
 def _gpus(wanted: int | str | Sequence[str]) -> DeviceRequest:

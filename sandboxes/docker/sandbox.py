@@ -17,7 +17,7 @@ from sandboxes.docker.engine import Engine, Image, PullProgress, engine_url, is_
 from sandboxes.docker.hardening import ContainerOptions
 from sandboxes.docker.owners import own_labels, remove_abandoned
 from sandboxes.docker.stream import attach
-from sandboxes.docker.workspace import WORKSPACE, ContainerWorkspace
+from sandboxes.docker.workspace import WORKSPACE, ContainerWorkspace, Pinned
 from sandboxes.errors import SandboxError, SandboxUnavailable
 from sandboxes.executor import Executor
 from sandboxes.isolation.seccomp import AUDIT_ARCH, compile_filter
@@ -27,6 +27,8 @@ from sandboxes.sandbox import ByteStream, Sandbox
 from sandboxes.script import ScriptExecutor
 from sandboxes.types import Isolation, Limits
 
+END_TIMEOUT = 5.0
+"""Seconds to wait for the end of a container, which takes the engine a twentieth of one."""
 DEFAULT_IMAGE = "agentexec/python"
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 """Architectures as Go names them, and as kernels do."""
@@ -60,7 +62,7 @@ class DockerSandbox(Sandbox):
 
     Raises:
         UnsafeOption: an option breaks the isolation, and `unsafe` is not set.
-        ValueError: the user is not given as numbers.
+        ValueError: the user is not given as numbers, or a mount and the workspace lie in each other.
         SandboxUnavailable: the workspace is not a directory.
     """
 
@@ -93,14 +95,20 @@ class DockerSandbox(Sandbox):
             raise ValueError(f"user={user!r}: write numbers, UID or UID:GID")
         if not unsafe:
             hardening.refuse_loosening(self._options)
+            if workspace is not None:
+                hardening.refuse_place(workspace, "workspace")
         self.image = image or os.environ.get("AGENTEXEC_IMAGE") or DEFAULT_IMAGE
         self._workspace = ContainerWorkspace(None if workspace is None else workspace.resolve(), user)
         self._url = url
         self._preload = list(preload)
-        self._env = dict(env or {})
+        self._env = {str(name): str(value) for name, value in (env or {}).items()}
         self._labels = dict(labels or {})
         self._unsafe = unsafe
         self._on_pull = on_pull
+        local = not is_remote(engine_url(url))
+        self._mounted = [Pinned(Path(source)) for source in self._options.mounts] if local else []
+        if any(workspace is not None and _overlap(workspace.resolve(), each.path) for each in self._mounted):
+            raise ValueError("mounts: what blocks can write to, the workspace, cannot be mounted a second time")
         self._engine: Engine | None = None
         self._found: Image | None = None
         self._memory_backed: list[str] = []
@@ -119,12 +127,17 @@ class DockerSandbox(Sandbox):
             self._engine = await asyncio.to_thread(Engine, self._url)
         engine = self._engine
         image, _ = await asyncio.gather(asyncio.to_thread(self._find_image, engine), self._reap(engine))
-        container = await asyncio.to_thread(self._create, engine, image, list(argv), limits)
+        try:
+            container = await asyncio.to_thread(self._create, engine, image, list(argv), limits)
+        except SandboxError as error:
+            raise _explained(error, self.image) from None
 
         async def end() -> None:
-            # An engine that is gone has taken the container along, or has it reaped later.
-            with contextlib.suppress(SandboxError):
-                await asyncio.to_thread(engine.remove, container)
+            # An engine that is gone has taken the container along, or has it reaped later. One that hangs does
+            # it when it comes to; nobody waits for that.
+            with contextlib.suppress(SandboxError, TimeoutError):
+                async with asyncio.timeout(END_TIMEOUT):
+                    await asyncio.to_thread(engine.remove, container)
 
         try:
             stream = await attach(engine, container, end)
@@ -158,6 +171,8 @@ class DockerSandbox(Sandbox):
     def _create(self, engine: Engine, image: Image, argv: list[str], limits: Limits) -> str:
         tmpfs = hardening.tmpfs_sizes(limits, image, self._options.tmpfs)
         self._memory_backed = [*tmpfs, "/dev/shm"]  # noqa: S108 - inside the sandbox
+        for each in self._mounted:
+            each.check()
         workspace, user = self._workspace.mount(engine, self.image)
         host = hardening.host_settings(
             limits, self._options, workspace=workspace, tmpfs=tmpfs, preload=bool(self._preload)
@@ -222,6 +237,10 @@ class DockerSandbox(Sandbox):
         finally:
             if engine is not None:
                 engine.close()
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    return one.is_relative_to(other) or other.is_relative_to(one)
 
 
 def _explained(error: SandboxError, image: str) -> SandboxError:

@@ -19,6 +19,35 @@ NOBODY = 65534
 """Has throw-away workspaces that root makes, so that blocks need not be root."""
 
 
+class Pinned:
+    """A directory of this machine that must still be the same one when the engine looks it up by its name.
+
+    Args:
+        path: Where it is.
+
+    Raises:
+        SandboxUnavailable: there is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.path = path.resolve(strict=True)
+            status = self.path.stat()
+        except (OSError, RuntimeError) as error:
+            raise SandboxUnavailable(f"{path} cannot be mounted: {error}") from None
+        self._identity = status.st_dev, status.st_ino
+
+    def check(self) -> None:
+        """Check that the name still leads there, and not through a link that a block has put in its way.
+
+        Raises:
+            SandboxUnavailable: it does not.
+        """
+        now = Pinned(self.path)
+        if (now.path, now._identity) != (self.path, self._identity):
+            raise SandboxUnavailable(f"{self.path} is another directory than it was at first; open a new executor")
+
+
 class ContainerWorkspace:
     """A directory of this machine, or a volume inside an engine that does not see those.
 
@@ -29,6 +58,7 @@ class ContainerWorkspace:
 
     def __init__(self, directory: Path | None, user: str | None) -> None:
         self._directory = directory
+        self._pinned = None if directory is None else Pinned(directory)
         self._user = user
         self._own: ThrowawayDirectory | None = None
         self._volume = ""
@@ -65,6 +95,8 @@ class ContainerWorkspace:
             engine: Where the container will be.
             image: An image that the engine has, with Python.
         """
+        if self._pinned is not None:
+            self._pinned.check()
         owner = self.owner(engine)
         if self._directory is not None and engine.remote:
             raise SandboxUnavailable(
@@ -80,6 +112,7 @@ class ContainerWorkspace:
                 if not mine:
                     os.chown(self._own.path, *(int(number) for number in owner.split(":")))
                 self._directory = self._own.path
+                self._pinned = Pinned(self._directory)
         if self._volume:
             return Mount(WORKSPACE, self._volume, type="volume", no_copy=True), owner
         return Mount(WORKSPACE, str(self._directory), type="bind", read_only=False), owner
@@ -115,5 +148,5 @@ class ContainerWorkspace:
             volume, self._volume = self._volume, ""
             engine.remove_volume(volume)
         if self._own is not None:
-            own, self._own, self._directory = self._own, None, None
+            own, self._own, self._directory, self._pinned = self._own, None, None, None
             own.remove()

@@ -53,6 +53,8 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     # kernel memory that no limit sees: 64 GB of semaphores, 500 MB of messages (System V; POSIX has its own bounds)
     "semget": (64, 190),
     "msgget": (68, 186),
+    # message queues would outlive a block
+    "mq_open": (240, 180),
     # large kernel surfaces
     "bpf": (321, 280),
     "perf_event_open": (298, 241),

@@ -22,6 +22,7 @@ MODULES = (
     "capture",
     "files",
     "hidden",
+    "group",
     "watch",
     "worker",
     "spare",

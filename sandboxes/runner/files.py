@@ -200,7 +200,10 @@ def walk(root: int) -> Iterator[Entry]:
                 todo.pop()
             elif levels:
                 prefix, todo, expected = levels.pop()
-                above = os.open("..", DIRECTORY, dir_fd=current)
+                try:
+                    above = os.open("..", DIRECTORY, dir_fd=current)
+                except OSError:  # it was locked while we were in it
+                    return
                 os.close(current)
                 current = above
                 if not os.path.samestat(os.fstat(current), expected):
@@ -223,7 +226,9 @@ def _lstat(entry: "os.DirEntry[str]") -> Optional[os.stat_result]:
 def _enter(current: int, name: str) -> Optional[int]:
     for _ in range(2):
         try:
-            return os.open(name, DIRECTORY, dir_fd=current)
+            directory = os.open(name, DIRECTORY, dir_fd=current)
+            reopen(directory)  # without the right to search it, there would be no way back
+            return directory
         except PermissionError:
             try:
                 # Between lstat and here a block could put a symlink; the mode of what it points to would be
@@ -245,17 +250,14 @@ def remove_tree(path: str) -> None:
         pass
 
 
-def empty_directory(path: str) -> None:
-    """Remove all below a directory, however deep, wide or unreadable. What cannot be removed stays."""
+def empty_directory(path: str, seconds: float = 1e9) -> None:
+    """Remove all below a directory, however deep, wide or unreadable. What cannot be removed in time stays."""
+    end = time.monotonic() + seconds
     try:
         root = os.open(path, DIRECTORY)
-    except FileNotFoundError:
+    except OSError:
         return
     try:
-        try:
-            os.fchmod(root, stat.S_IMODE(os.fstat(root).st_mode) | 0o700)
-        except PermissionError:  # somebody else's, as a container's /tmp is
-            pass
         for directory, name, _, status in walk(root):
             try:
                 if stat.S_ISDIR(status.st_mode):
@@ -264,6 +266,10 @@ def empty_directory(path: str) -> None:
                     os.unlink(name, dir_fd=directory)
             except OSError:
                 continue
+            if time.monotonic() > end:
+                break
+    except OSError:  # not even its owner may look into it
+        pass
     finally:
         os.close(root)
 

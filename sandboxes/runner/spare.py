@@ -29,20 +29,23 @@ class Forked(Exception):
 class Spare:
     """A forked process that waits for a job.
 
+    Args:
+        victim: See `Worker`.
+
     Attributes:
         pid: Its process id.
         stdout: Descriptor to read its standard output from; likewise `stderr`.
         page: Memory shared with it, see `Worker`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, victim: bool) -> None:
         self.page: Any = mmap.mmap(-1, 4096)
         job, self._job = os.pipe()
         self.stdout, stdout = os.pipe()
         self.stderr, stderr = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            raise Forked(Worker(job, stdout, stderr, self.page))
+            raise Forked(Worker(job, stdout, stderr, self.page, victim))
         for descriptor in (job, stdout, stderr):
             os.close(descriptor)
         for descriptor in (self.stdout, self.stderr):

@@ -21,6 +21,7 @@ from .block import Block, block_rlimits
 from .channel import Channel, HostGone
 from .files import DIRECTORY, Listing, Refused, Upload, empty_directory, open_regular, refusal, reopen, write_new
 from .frames import CHUNK, DATA, MAX_CODE, encode
+from .group import MemoryGroup
 from .hidden import remove_segments
 from .spare import Forked, Spare
 from .watch import DiskMeter, Watch
@@ -97,6 +98,10 @@ class Supervisor:
         self._listing = Listing(self._root)
         self._disk = DiskMeter(self._root)
         self._rlimits = block_rlimits(config)
+        self._shared = [os.open(path, DIRECTORY) for path in config["tmpfs"]]
+        self._group = MemoryGroup.find() if config["memory_group"] else None
+        if self._group is not None:
+            self._group.settle()
 
     def _watch_children(self) -> int:
         wakeup, write = os.pipe()
@@ -154,9 +159,9 @@ class Supervisor:
                     remove_segments()  # nobody is left who could use them, and the next block must not pay for them
                 if self._config["limits"]["processes"] == 1:  # the dead count too, until they are waited for
                     self._wait_for_leftover()
-                spare = Spare()
+                spare = Spare(self._config["memory_group"])
                 self._wait_for_leftover()  # its CPU time is the last block's, not the next one's
-                self._ahead = spare, Watch(self._config, self._disk)
+                self._ahead = spare, Watch(self._config, self._disk, self._group)
             request = self._channel.next_request()
             operation = operations.get(request.get("op", ""))
             if operation is None:
@@ -199,7 +204,8 @@ class Supervisor:
             "rlimits": self._rlimits,
         }
         report = self._run_block(job, bool(request.get("live")))
-        reopen(self._root)
+        for directory in (self._root, *self._shared):
+            reopen(directory)
         if not filename:
             self._remove(path)
         self._disk.settle(SETTLE, self._config["limits"]["disk"])
@@ -229,7 +235,7 @@ class Supervisor:
         self._leftover = block.leftover
         if report["verdict"] == "memory" and watch.files_weigh():
             for path in self._config["tmpfs"]:
-                empty_directory(path)
+                empty_directory(path, LOOK / len(self._config["tmpfs"]))
             report["message"] += "; what was in memory-backed directories is removed"
         return report
 
@@ -292,7 +298,9 @@ class Supervisor:
         """Forget all that blocks have left, which is files."""
         for path in (self._config["workspace"], *self._config["tmpfs"]):
             empty_directory(path)
-        self._listing = Listing(self._root)
+        self._listing, self._disk = Listing(self._root), DiskMeter(self._root)
+        if self._ahead is not None:
+            self._ahead = self._ahead[0], Watch(self._config, self._disk, self._group)
         self._channel.send({"op": "done"})
 
     def _ping(self, request: Dict[str, Any]) -> None:

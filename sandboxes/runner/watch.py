@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
     from .files import Entry
+    from .group import MemoryGroup
 
     Breach = Tuple[str, str]
     """Verdict and message."""
@@ -35,8 +36,8 @@ MOST_OF_TIME = 4
 """Time between two samples, as a multiple of what one takes, at the least."""
 PATIENCE = 1.0
 """Seconds to find out what a tree holds exactly, once its processes hold too much between them."""
-INODE = 1024
-"""What an empty file in a memory-backed directory costs the kernel, in bytes."""
+INODE = 4096
+"""What an empty file in a memory-backed directory counts, as in the workspace; so many can be removed in time."""
 UNSEEN = 64 << 20
 
 
@@ -57,18 +58,20 @@ class Watch:
     Args:
         config: The runner's configuration.
         disk: Meter of the workspace.
+        group: The sandbox's memory control group, if it has one of its own.
 
     Attributes:
         delay: Seconds until the next sample is due.
         peak_memory: The highest sample so far, in bytes.
     """
 
-    def __init__(self, config: Dict[str, Any], disk: DiskMeter) -> None:
+    def __init__(self, config: Dict[str, Any], disk: DiskMeter, group: Optional[MemoryGroup]) -> None:
         self._limits: Dict[str, Any] = config["limits"]
         self._pid_namespace: bool = config["pid_namespace"]
         self._tmpfs: List[str] = config["tmpfs"]
         self._capped: bool = config["process_cap"] != "watcher"
-        self._killings = Killings() if config["memory_group"] else None
+        self._group = group
+        self._killings_before = group.killings() if group else 0
         self._disk = disk
         disk.begin()
         self._cpu_before = children_cpu()
@@ -131,6 +134,8 @@ class Watch:
                 return None
             used = exact
         used += tables + files
+        if self._group is not None:  # which sees what the kernel keeps for the block, too
+            used = max(used, self._group.used(limit))
         self.peak_memory = max(self.peak_memory, used)
         self._again_in((limit - used) / (FILL_RATE * CORES))
         if used <= limit:
@@ -166,7 +171,7 @@ class Watch:
 
     def was_short_of_memory(self) -> bool:
         """Whether the kernel has ended a process of the block because the sandbox's control group was full."""
-        return self._killings is not None and self._killings.happened()
+        return self._group is not None and self._group.killings() > self._killings_before
 
     def files_weigh(self) -> bool:
         """Whether memory-backed directories hold so much that the next block would have next to nothing left."""
@@ -183,28 +188,6 @@ class Watch:
             if usage.f_blocks and (usage.f_bavail * usage.f_frsize < MIN_FILE or usage.f_favail == 0):
                 full.add(path)
         return full
-
-
-class Killings:
-    """Tells whether the kernel has ended processes of this container for want of memory since this was made."""
-
-    FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
-    """Version 2, version 1. Both have a line `oom_kill N`."""
-
-    def __init__(self) -> None:
-        self._before = self._count()
-
-    def happened(self) -> bool:
-        return self._count() > self._before
-
-    def _count(self) -> int:
-        for path in self.FILES:
-            try:
-                with open(path, "rb") as file:
-                    return int(dict(line.split() for line in file)[b"oom_kill"])
-            except (OSError, KeyError, ValueError):
-                continue
-        return 0
 
 
 class DiskMeter:

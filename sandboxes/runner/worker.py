@@ -32,8 +32,6 @@ compile("", "<warm>", "exec")  # the first use of the compiler costs a milliseco
 NICE = 5
 """Blocks give way to the supervisor, which has to get a word in among as many busy processes as they may have."""
 OOM_SCORE = "/proc/self/oom_score_adj"
-OOM_ADJUSTABLE = os.access(OOM_SCORE, os.W_OK)
-"""Not under bubblewrap, whose /proc is read-only. Asked before this process is undumpable and may not any more."""
 EXIT_STATUS = 2
 NOT_STARTED, RUNNING, ENDED, EXEC_FAILED = range(4)
 STARTUP = frozenset(
@@ -65,13 +63,17 @@ class Worker:
         stderr: Descriptor that becomes 2.
         page: Memory shared with the supervisor: byte 0 is how far the worker got, byte 1 the errno that ended it,
             byte 2 the exit status.
+        victim: Whether the kernel is to take this process first when the sandbox's control group is out of memory.
     """
 
-    def __init__(self, job: int, stdout: int, stderr: int, page: Any) -> None:
+    def __init__(self, job: int, stdout: int, stderr: int, page: Any, victim: bool) -> None:
         self._job = job
         self._page = page
         self._pid = os.getpid()
-        os.setpgid(0, 0)  # so that `kill(0)` is the block's own business
+        if os.getppid() == 1:
+            os.setsid()  # so that `kill(0)` is the block's own business, and no process can join our supervisor's group
+        else:
+            os.setpgid(0, 0)  # elsewhere the session tells what is the sandbox's
         _signal.set_wakeup_fd(-1)
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         _signal.signal(_signal.SIGINT, _signal.default_int_handler)
@@ -79,7 +81,8 @@ class Worker:
         linux.prctl(linux.PR_SET_DUMPABLE, 1)
         if os.getppid() != 1:  # PID 1 takes everything along; any other supervisor could be killed without us
             linux.prctl(linux.PR_SET_PDEATHSIG, _signal.SIGKILL)
-        _prefer_for_oom()
+        if victim:
+            _prefer_for_oom()
         os.nice(NICE)
         os.dup2(stdout, 1)
         os.dup2(stderr, 2)
@@ -135,8 +138,6 @@ def _read(file: int) -> bytes:
 
 
 def _prefer_for_oom() -> None:
-    if not OOM_ADJUSTABLE:
-        return
     try:
         file = os.open(OOM_SCORE, os.O_WRONLY)
         os.write(file, b"1000")

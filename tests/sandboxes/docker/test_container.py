@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import socket
 import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sandboxes import CodeBlock, Executor, Limits, SandboxStartError, SandboxUnavailable, open_executor
+from sandboxes import (
+    CodeBlock,
+    Executor,
+    Limits,
+    SandboxClosedError,
+    SandboxStartError,
+    SandboxUnavailable,
+    open_executor,
+)
 from sandboxes.docker import DockerSandbox
 from sandboxes.docker.hardening import HEADROOM, UnsafeOption
 from sandboxes.docker.workspace import NOBODY
@@ -107,7 +118,7 @@ async def test_limits_of_the_control_groups() -> None:
         with engine() as client:
             settings = client.inspect_container(containers()[0])["HostConfig"]
     # All of the limit in files, and what the runner needs besides.
-    assert settings["Memory"] == settings["MemorySwap"] == limits.memory * 17 // 16 + HEADROOM
+    assert settings["Memory"] == settings["MemorySwap"] == limits.memory // 2 * 2 + limits.memory // 16 + HEADROOM
     assert settings["PidsLimit"] == 8
     assert settings["NanoCpus"] == 500_000_000
     assert settings["LogConfig"]["Type"] == "none"
@@ -260,3 +271,72 @@ async def test_volumes_that_an_image_declares_are_bounded() -> None:
     finally:
         with engine() as client:
             client.remove_image("agentexec-test-volume")
+
+
+@pytest.mark.parametrize(
+    "place", ["/", "/var", "/var/lib", "/run/dbus", "/etc/shadow", "/root/.ssh", "/home", "/proc/1"]
+)
+def test_parts_of_the_machine_are_refused_as_mount_and_as_workspace(place: str) -> None:
+    with pytest.raises(UnsafeOption, match="a part of this machine's own system"):
+        DockerSandbox(mounts={place: "/m"})
+    if os.path.isdir(place):
+        with pytest.raises(UnsafeOption, match="workspace: "):
+            DockerSandbox(workspace=Path(place))
+
+
+def test_directory_with_a_socket_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "deep" / "er" / "engine.sock"))
+        with pytest.raises(UnsafeOption, match="has a socket in it"):
+            DockerSandbox(mounts={str(tmp_path): "/m"})
+    with pytest.raises(SandboxUnavailable, match="/nowhere cannot be mounted"):
+        DockerSandbox(mounts={"/nowhere": "/m"})
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ValueError, match="cannot be mounted a second time"):
+        DockerSandbox(workspace=tmp_path, mounts={str(tmp_path / "deep" / ".." / "other"): "/m"})
+
+
+async def test_directory_that_became_a_link_is_not_followed_at_a_restart(tmp_path: Path) -> None:
+    outside, project = tmp_path / "outside", tmp_path / "project"
+    outside.mkdir()
+    (project / "sub").mkdir(parents=True)
+    async with (
+        open_executor("docker", workspace=project) as first,
+        open_executor("docker", workspace=project / "sub") as second,
+    ):
+        await out(first, f"import os; os.rename('sub', 'old'); os.symlink({str(outside)!r}, 'sub')")
+        with pytest.raises(SandboxUnavailable, match="is another directory than it was"):
+            await second.restart()
+    assert os.listdir(outside) == []
+
+
+async def test_what_root_may_lock_is_open_again_for_the_next_block(tmp_path: Path) -> None:
+    code = """
+import os
+for place in ("/tmp", "/dev/shm", "/var/tmp", "/dev/mqueue", "/sys/fs/cgroup", "/dev/pts", "."):
+    try:
+        os.chmod(place, 0)
+    except OSError:
+        pass
+"""
+    async with open_executor("docker", workspace=tmp_path) as executor:
+        await out(executor, code)
+        use = "import os\nfor place in ('/tmp', '/dev/shm', '/var/tmp', '.'): open(place + '/x', 'w')\nos.openpty()"
+        await out(executor, use)
+        await out(executor, code)
+        await executor.reset()
+        await out(executor, use)
+
+
+async def test_closing_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
+    for delay in (0.0, 0.02, 0.05, 0.1, 0.15, 0.2):
+        executor = open_executor("docker")
+        task = asyncio.create_task(executor.start())
+        await asyncio.sleep(delay)
+        await executor.close()
+        assert containers() == []
+        with contextlib.suppress(SandboxClosedError):  # or it was faster
+            await task
+        with pytest.raises(SandboxClosedError):
+            await executor.run(CodeBlock("print(1)"))

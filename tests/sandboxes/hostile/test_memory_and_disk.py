@@ -10,6 +10,7 @@ import pytest
 
 from sandboxes import CodeBlock, Limits
 from sandboxes.runner.files import remove_tree
+from tests.sandboxes.backends import DOCKER
 from tests.sandboxes.hostile.arena import Arena
 
 MEMORY = {
@@ -310,3 +311,57 @@ async def test_workspace_that_was_made_unusable_is_usable_again(arena: Arena) ->
 
 def _block(arena: Arena, code: str) -> CodeBlock:
     return CodeBlock(arena.source(code))
+
+
+async def test_locked_directories_do_not_end_the_runner(arena: Arena) -> None:
+    code = (
+        "import os\nfor at in ('.', '/tmp', '/dev/shm'):\n  os.makedirs(at + '/ro/deep'); os.chmod(at + '/ro', 0o400)"
+    )
+    async with arena.executor(memory="128M", file_size="500M") as executor:
+        await arena.run(executor, code)
+        await arena.run(executor, PRELUDE + "fill('/dev/shm/a')", verdict="memory")
+        await executor.reset()
+        result = await arena.run(executor, "import os; print(os.listdir('/tmp'), os.listdir('/dev/shm'))")
+        assert result.stdout == "[] []\n"
+
+
+async def test_meters_start_anew_after_a_reset(arena: Arena) -> None:
+    async with arena.executor(disk="16M", file_size="500M", memory="64M") as executor:
+        for _ in range(3):
+            await arena.run(executor, PRELUDE + "fill('a', 20)\ntime.sleep(5)", verdict="disk")
+            await executor.reset()
+            await arena.run(executor, PRELUDE + "fill('/tmp/a')", verdict="disk")
+            await executor.reset()
+
+
+@pytest.mark.parametrize("how", ["socket buffers", "directories in memory"])
+async def test_kernel_memory_of_a_container_is_the_blocks(arena: Arena, how: str) -> None:
+    if arena.backend is not DOCKER:
+        pytest.skip("needs a memory control group")
+    code = {
+        "socket buffers": """
+import os, socket
+kept = []
+for _ in range(20):
+    if os.fork() == 0:
+        break
+try:
+    while True:
+        a, b = socket.socketpair()
+        a.setblocking(False)
+        kept.append((a, b))
+        try:
+            while True: a.send(b"x" * 65536)
+        except BlockingIOError:
+            pass
+except OSError:
+    pass
+import time
+time.sleep(5)
+""",
+        "directories in memory": "import os\nfor i in range(2000000): os.mkdir('/tmp/%d' % i)",
+    }[how]
+    async with arena.executor(memory="100M") as executor:
+        for _ in range(3):
+            await arena.run(executor, code, verdict="memory" if how == "socket buffers" else "disk")
+            await executor.reset()
