@@ -52,6 +52,8 @@ LAST_WORDS = 10.0
 """Seconds after `wall_time` for which a runner may go on talking; what a block can leave to be said is bounded."""
 FILE_TIMEOUT, SLOWEST = 60.0, 1 << 20
 """Seconds that a file may take on its way, and one more for each so many bytes of it."""
+KERNEL_GRACE = 4.0
+"""Seconds more for a cell, which is interrupted first and ended only if that does not help."""
 MAX_BANNER = 1 << 16
 """Bytes that may come before the runner's first frame: a login banner, an entry point's chatter."""
 
@@ -84,6 +86,7 @@ class Report(BaseModel):
     cpu_time: Time
     peak_memory: Count
     message: Annotated[str, Field(strict=True, max_length=2000)]
+    alive: bool = True
     files: Annotated[list[_FileRecord], Field(max_length=1000)]
 
 
@@ -221,8 +224,41 @@ class RunnerLink:
             raise
         return outcome
 
-    async def _collect(self, outcome: Outcome, on_output: OnOutput | None) -> None:
-        deadline = time.monotonic() + self._limits.wall_time
+    async def start_kernel(self, name: str, directory: str, connection: Mapping[str, Any]) -> None:
+        """Start a kernel in the place of the last one.
+
+        Args:
+            name: Of an installed kernel; an empty one is the IPython kernel that is forked from the runner.
+            directory: Where its connection file and its sockets are, inside.
+            connection: The connection file.
+
+        Raises:
+            UnknownLanguage: no such kernel is installed.
+        """
+        request = {"op": "kernel", "name": name, "directory": directory, "connection": dict(connection)}
+        await _bounded(FILE_TIMEOUT, self._ask_with(request))
+
+    async def begin_cell(self, on_output: OnOutput | None) -> Awaitable[Outcome]:
+        """Have the kernel's next cell watched; return what will tell how it ended."""
+        self._expect_silence()
+        outcome = Outcome(None, b"", b"", {LIVE_STDOUT: HeadTail(1 << 20), LIVE_STDERR: HeadTail(1 << 20)})
+        await self._send(encode_control({"op": "cell", "live": on_output is not None}))
+
+        async def ended() -> Outcome:
+            try:
+                await self._collect(outcome, on_output, KERNEL_GRACE)
+            except SandboxLostError as error:
+                outcome.reason = str(error)
+            return outcome
+
+        return ended()
+
+    async def tell(self, operation: str, **words: str) -> None:
+        """Say something that has no answer of its own: `cell_end`, `interrupt`, `stop`."""
+        await self._send(encode_control({"op": operation, **words}))
+
+    async def _collect(self, outcome: Outcome, on_output: OnOutput | None, grace: float = 0.0) -> None:
+        deadline = time.monotonic() + self._limits.wall_time + grace
         kept = {KEPT_STDOUT: bytearray(), KEPT_STDERR: bytearray()}
         while True:
             left = deadline - time.monotonic()
@@ -299,8 +335,11 @@ class RunnerLink:
         await _bounded(GRACE, self._ask("ping"))
 
     async def _ask(self, operation: str) -> None:
+        await self._ask_with({"op": operation})
+
+    async def _ask_with(self, request: Mapping[str, Any]) -> None:
         self._expect_silence()
-        await self._send(encode_control({"op": operation}))
+        await self._send(encode_control(dict(request)))
         _done(await self._control())
 
     async def close(self) -> None:
@@ -345,6 +384,7 @@ _DEFAULT_OPTIONS: dict[str, Any] = {
     "process_cap": "watcher",
     "inherit_env": False,
     "memory_group": False,
+    "counted": [],
     "seccomp": "",
 }
 

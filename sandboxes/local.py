@@ -64,6 +64,7 @@ class LocalSandbox(Sandbox):
         self._interpreter: Interpreter = find_interpreter(python)
         self._tier = "none" if isolation == "none" else "landlock" if isolation == "landlock" else "bwrap"
         self._own: ThrowawayDirectory | None = None
+        self._shared: ThrowawayDirectory | None = None
         self._workspace = None if workspace is None else workspace.resolve()
         self._preload = list(preload)
         self._env = dict(env or {})
@@ -95,7 +96,8 @@ class LocalSandbox(Sandbox):
         return await self._launch_bwrap(command, limits)
 
     async def _launch_bwrap(self, command: Sequence[str], limits: Limits) -> ByteStream:
-        with bwrap.BwrapCommand(self._interpreter, self.workspace, command, limits) as start:
+        shared = None if self._shared is None else self._shared.path
+        with bwrap.BwrapCommand(self._interpreter, self.workspace, command, limits, shared) as start:
             stream = await BwrapStream.spawn(start.argv, env={}, pass_fds=start.pass_fds)
             start.close_theirs()
             try:
@@ -141,7 +143,13 @@ class LocalSandbox(Sandbox):
             "preload": self._preload,
             "tmpfs": list(bwrap.TMPFS) if isolated else [],
             "process_cap": self._process_cap(),
+            "counted": [] if self._shared is None else [self.share()[1]],
         }
+
+    def share(self) -> tuple[Path, str]:
+        if self._shared is None:
+            self._shared = ThrowawayDirectory()
+        return self._shared.path, str(self._shared.path) if self._tier == "none" else bwrap.SHARED
 
     def _process_cap(self) -> str:
         if self._tier == "none":
@@ -184,9 +192,13 @@ class LocalSandbox(Sandbox):
         )
 
     async def close(self) -> None:
-        if self._own is not None:
-            own, self._own, self._workspace = self._own, None, None
+        own, shared = self._own, self._shared
+        if own is not None:
+            self._own = self._workspace = None
             await asyncio.to_thread(own.remove)
+        if shared is not None:
+            self._shared = None
+            await asyncio.to_thread(shared.remove)
 
 
 class BwrapStream(ProcessStream):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from sandboxes.errors import SandboxUnavailable
 from sandboxes.types import Isolation, Limits
 
 
@@ -63,6 +65,7 @@ class Sandbox(abc.ABC):
         - `inherit_env`: whether blocks also see the environment that the runner was started with.
         - `memory_group`: whether /sys/fs/cgroup tells of the sandbox's own memory control group.
         - `seccomp`: base64 of a filter (an array of `struct sock_filter`) for the runner and all blocks.
+        - `counted`: directories that count as the workspace does, for what kernels and the host share.
         - `process_cap`: what holds `limits.processes`: `rlimit` where a user namespace has the sandbox's processes
           to itself, `cgroup` where the sandbox sees to it, `watcher` (the default) where nothing else does.
         """
@@ -71,6 +74,16 @@ class Sandbox(abc.ABC):
     @abc.abstractmethod
     def isolation(self, limits: Limits) -> Isolation:
         """What enforces each limit here, apart from what the runner adds."""
+
+    def share(self) -> tuple[Path, str]:
+        """Make a directory that both sides see, before the launch, and return its two paths: here, and inside.
+
+        Kernels have their sockets in it. It is removed at `close`.
+
+        Raises:
+            SandboxUnavailable: this sandbox has nothing of the kind.
+        """
+        raise SandboxUnavailable(f"{type(self).__name__} shares no directory, so no kernel can run in it")
 
     async def close(self) -> None:
         """Release what the place holds beyond its launched streams, e.g. a throw-away workspace."""

@@ -127,11 +127,19 @@ class Display(_Frozen):
 
 
 class ErrorInfo(_Frozen):
-    """An exception that a kernel reported."""
+    """An exception that a kernel reported.
+
+    Attributes:
+        name: Of its class.
+        message: What it says.
+        traceback: As text.
+        coloured: The same with the terminal's colour codes.
+    """
 
     name: str
     message: str
     traceback: str = ""
+    coloured: str = ""
 
 
 class Isolation(_Frozen):

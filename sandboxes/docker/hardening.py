@@ -133,7 +133,7 @@ def tmpfs_sizes(limits: Limits, image: Image, wanted: Mapping[str, int | str]) -
 
 
 def host_settings(
-    limits: Limits, options: ContainerOptions, *, workspace: Mount, tmpfs: Mapping[str, int], preload: bool
+    limits: Limits, options: ContainerOptions, *, writable: Sequence[Mount], tmpfs: Mapping[str, int], preload: bool
 ) -> dict[str, Any]:
     """Return the arguments of docker-py's `create_host_config`."""
     shared = max(limits.memory // 2, 1 << 20)
@@ -153,7 +153,7 @@ def host_settings(
         "mem_swappiness": 0,
         "shm_size": shared,
         "tmpfs": {path: _tmpfs_options(size) for path, size in tmpfs.items()},
-        "mounts": [workspace, *read_only],
+        "mounts": [*writable, *read_only],
         "auto_remove": True,
         "log_config": {"type": "none"},
         "ipc_mode": "private",

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from docker.types import Mount
+
 from sandboxes.docker import hardening
 from sandboxes.docker.engine import Engine, Image, PullProgress, engine_url, is_remote
 from sandboxes.docker.hardening import ContainerOptions
@@ -25,8 +27,10 @@ from sandboxes.link import uninterrupted
 from sandboxes.mirror import MirroredExecutor
 from sandboxes.sandbox import ByteStream, Sandbox
 from sandboxes.script import ScriptExecutor
+from sandboxes.throwaway import ThrowawayDirectory
 from sandboxes.types import Isolation, Limits
 
+SHARED = "/shared"
 END_TIMEOUT = 5.0
 """Seconds to wait for the end of a container, which takes the engine a twentieth of one."""
 DEFAULT_IMAGE = "agentexec/python"
@@ -111,6 +115,7 @@ class DockerSandbox(Sandbox):
             raise ValueError("mounts: what blocks can write to, the workspace, cannot be mounted a second time")
         self._engine: Engine | None = None
         self._found: Image | None = None
+        self._shared: ThrowawayDirectory | None = None
         self._memory_backed: list[str] = []
 
     @property
@@ -174,8 +179,13 @@ class DockerSandbox(Sandbox):
         for each in self._mounted:
             each.check()
         workspace, user = self._workspace.mount(engine, self.image)
+        shared = []
+        if self._shared is not None:
+            if os.geteuid() == 0 and not engine.rootless:
+                os.chown(self._shared.path, *(int(number) for number in user.split(":")))
+            shared.append(Mount(SHARED, str(self._shared.path), type="bind"))
         host = hardening.host_settings(
-            limits, self._options, workspace=workspace, tmpfs=tmpfs, preload=bool(self._preload)
+            limits, self._options, writable=[workspace, *shared], tmpfs=tmpfs, preload=bool(self._preload)
         )
         return engine.create(
             self.image,
@@ -205,9 +215,18 @@ class DockerSandbox(Sandbox):
             "preload": self._preload,
             "tmpfs": self._memory_backed,
             "process_cap": "cgroup",
+            "counted": [] if self._shared is None else [SHARED],
             "memory_group": True,
             "seccomp": base64.b64encode(compile_filter(machine)).decode() if machine in AUDIT_ARCH else "",
         }
+
+    def share(self) -> tuple[Path, str]:
+        url = engine_url(self._url)
+        if is_remote(url):
+            raise SandboxUnavailable(f"the engine at {url} does not see this machine's files, which a kernel needs")
+        if self._shared is None:
+            self._shared = ThrowawayDirectory()
+        return self._shared.path, SHARED
 
     def isolation(self, limits: Limits) -> Isolation:
         return Isolation(
@@ -237,6 +256,9 @@ class DockerSandbox(Sandbox):
         finally:
             if engine is not None:
                 engine.close()
+            if self._shared is not None:
+                shared, self._shared = self._shared, None
+                await asyncio.to_thread(shared.remove)
 
 
 def _overlap(one: Path, other: Path) -> bool:

@@ -19,7 +19,7 @@ from sandboxes.isolation.seccomp import compile_filter
 from sandboxes.stream import resolve
 from sandboxes.types import Limits
 
-WORKSPACE = "/workspace"
+WORKSPACE, SHARED = "/workspace", "/shared"
 TMPFS = ("/tmp", "/dev/shm")  # noqa: S108 - inside the sandbox
 UID = 1000
 
@@ -88,9 +88,12 @@ class BwrapCommand:
         workspace: Directory of this machine that becomes `/workspace`.
         argv: What to run inside.
         limits: Sizes of the memory-backed directories; the network.
+        shared: A second directory that is writable inside, as `/shared`.
     """
 
-    def __init__(self, interpreter: Interpreter, workspace: Path, argv: Sequence[str], limits: Limits) -> None:
+    def __init__(
+        self, interpreter: Interpreter, workspace: Path, argv: Sequence[str], limits: Limits, shared: Path | None = None
+    ) -> None:
         program = find_bwrap()
         self._descriptors: list[int] = []
         self.info, info = os.pipe()
@@ -102,6 +105,7 @@ class BwrapCommand:
             *_file_view(limits),
             *("--ro-bind-data", str(self._data(PASSWD.encode())), "/etc/passwd"),
             *("--ro-bind-data", str(self._data(GROUP.encode())), "/etc/group"),
+            *(("--bind", str(shared), SHARED) if shared is not None else ()),
             *_writable(interpreter, workspace, limits),
         ]
         packed = "".join(argument + "\0" for argument in arguments).encode(errors="surrogateescape")

@@ -28,6 +28,7 @@ MODULES = (
     "spare",
     "channel",
     "block",
+    "kernel",
     "supervisor",
 )
 """In the order of their imports."""

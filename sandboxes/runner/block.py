@@ -88,10 +88,7 @@ class Block:
         self.leftover = 0
         self._verdict = ""
         self._message = ""
-        self._captures = {
-            spare.stdout: HeadTail(self._limits["output"]),
-            spare.stderr: HeadTail(self._limits["output"]),
-        }
+        self.renew()
         self._live_kinds = {spare.stdout: LIVE_STDOUT, spare.stderr: LIVE_STDERR}
         self._open = {spare.stdout, spare.stderr}
         self._watch = watch
@@ -99,6 +96,13 @@ class Block:
         for descriptor in (wakeup, channel.reading, spare.stdout, spare.stderr):
             self._poller.register(descriptor, select.POLLIN)
         self._paused = False
+
+    def renew(self) -> None:
+        """Forget what was written so far."""
+        self._captures = {
+            self._spare.stdout: HeadTail(self._limits["output"]),
+            self._spare.stderr: HeadTail(self._limits["output"]),
+        }
 
     def run(self, job: Dict[str, Any]) -> Dict[str, Any]:
         """Run to the end; return the report without the files.

@@ -10,7 +10,9 @@ import base64
 import contextlib
 import gc
 import importlib
+import json
 import os
+import resource
 import select
 import signal
 import sys
@@ -23,6 +25,7 @@ from .files import DIRECTORY, Listing, Refused, Upload, empty_directory, open_re
 from .frames import CHUNK, DATA, MAX_CODE, encode
 from .group import MemoryGroup
 from .hidden import remove_segments
+from .kernel import Kernel, kernel_command
 from .spare import Forked, Spare
 from .watch import DiskMeter, Watch
 from .worker import Worker, prepare_streams
@@ -80,6 +83,8 @@ class Supervisor:
         self._config = config
         self._leftover = 0
         self._ahead: Optional[Tuple[Spare, Watch]] = None
+        self._kernel: Optional[Kernel] = None
+        self._since = 0
         config["pid_namespace"] = os.getpid() == 1
         if not config["pid_namespace"]:
             linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
@@ -96,7 +101,7 @@ class Supervisor:
         config["tmpfs"] = [path for path in config["tmpfs"] if os.path.ismount(path)]
         self._preload(config["preload"])
         self._listing = Listing(self._root)
-        self._disk = DiskMeter(self._root)
+        self._disk = self._new_meter()
         self._rlimits = block_rlimits(config)
         self._shared = [os.open(path, DIRECTORY) for path in config["tmpfs"]]
         self._group = MemoryGroup.find() if config["memory_group"] else None
@@ -120,6 +125,9 @@ class Supervisor:
             return os.open(path, DIRECTORY & ~os.O_NOFOLLOW)
         except OSError as error:
             raise StartError("cannot use the workspace %s: %s" % (path, error.strerror)) from None
+
+    def _new_meter(self) -> DiskMeter:
+        return DiskMeter(self._root, *(os.open(path, DIRECTORY) for path in self._config["counted"]))
 
     def _preload(self, modules: List[str]) -> None:
         if modules:
@@ -150,10 +158,15 @@ class Supervisor:
             "get": self._get,
             "reset": self._reset,
             "ping": self._ping,
+            "kernel": self._start_kernel,
+            "cell": self._begin_cell,
+            "cell_end": self._end_cell,
+            "interrupt": self._interrupt,
+            "stop": self._stop_kernel,
             "cancel": self._ignore,
         }
         while True:
-            if self._ahead is None:
+            if self._ahead is None and self._kernel is None:
                 self._disk.rest()
                 if self._config["pid_namespace"]:
                     remove_segments()  # nobody is left who could use them, and the next block must not pay for them
@@ -162,7 +175,7 @@ class Supervisor:
                 spare = Spare(self._config["memory_group"])
                 self._wait_for_leftover()  # its CPU time is the last block's, not the next one's
                 self._ahead = spare, Watch(self._config, self._disk, self._group)
-            request = self._channel.next_request()
+            request = self._next_request()
             operation = operations.get(request.get("op", ""))
             if operation is None:
                 raise HostGone("unknown operation")
@@ -175,6 +188,69 @@ class Supervisor:
         if self._leftover:
             os.waitpid(self._leftover, 0)
             self._leftover = 0
+
+    def _next_request(self) -> Dict[str, Any]:
+        request = self._kernel.attend() if self._kernel is not None else None
+        if request is None and self._kernel is not None and self._kernel.busy:
+            return {"op": "cell_end"}  # so that the host hears of it now
+        return request or self._channel.next_request()
+
+    def _start_kernel(self, request: Dict[str, Any]) -> None:
+        """Start a kernel in the place of the last one, and of all that it had started."""
+        self._close_kernel()
+        command = kernel_command(str(request["name"])) if request["name"] else []
+        if command is None:
+            raise Refused("no_interpreter", "the kernel %s is not installed in this sandbox" % request["name"])
+        file = os.path.join(request["directory"], "connection.json")
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as connection:
+            connection.write(json.dumps(request["connection"]))
+        if self._ahead is None:
+            self._ahead = Spare(self._config["memory_group"]), Watch(self._config, self._disk, self._group)
+        spare, _ = self._ahead
+        self._ahead = None
+        # Between cells, and in all of them together, CPU time has no limit.
+        config = dict(self._config, limits=dict(self._config["limits"], cpu_time=None))
+        self._kernel = Kernel(config, self._channel, spare, Watch(config, self._disk, self._group), self._wakeup)
+        self._kernel.start(
+            {
+                "argv": [word.replace("{connection_file}", file) for word in command],
+                "kernel": file,
+                "rlimits": [pair for pair in self._rlimits if pair[0] != resource.RLIMIT_CPU],
+            }
+        )
+        self._channel.send({"op": "done"})
+
+    def _begin_cell(self, request: Dict[str, Any]) -> None:
+        self._since = time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
+        if self._kernel is None:
+            raise Refused("io", "there is no kernel")
+        self._kernel.begin(Watch(self._config, self._disk, self._group), bool(request["live"]))
+
+    def _end_cell(self, request: Dict[str, Any]) -> None:
+        if self._kernel is None or not self._kernel.busy:  # it has ended, and the host was told
+            return
+        report = self._kernel.finish()
+        if not self._kernel.alive:
+            self._close_kernel()
+        for directory in (self._root, *self._shared):
+            reopen(directory)
+        self._disk.settle(SETTLE, self._config["limits"]["disk"])
+        report["files"] = self._listing.changed(self._since, LOOK)
+        self._blame_file_size(report)
+        self._channel.send(dict(report, op="result"))
+
+    def _interrupt(self, request: Dict[str, Any]) -> None:
+        if self._kernel is not None:
+            self._kernel.interrupt()
+
+    def _stop_kernel(self, request: Dict[str, Any]) -> None:
+        if self._kernel is not None:
+            self._kernel.stop(str(request["verdict"]), str(request["message"]))
+
+    def _close_kernel(self) -> None:
+        if self._kernel is not None:
+            self._kernel.close()
+            self._kernel = None
 
     def _ignore(self, request: Dict[str, Any]) -> None:
         """A cancellation that came when its block had just ended."""
@@ -298,7 +374,7 @@ class Supervisor:
         """Forget all that blocks have left, which is files."""
         for path in (self._config["workspace"], *self._config["tmpfs"]):
             empty_directory(path)
-        self._listing, self._disk = Listing(self._root), DiskMeter(self._root)
+        self._listing, self._disk = Listing(self._root), self._new_meter()
         if self._ahead is not None:
             self._ahead = self._ahead[0], Watch(self._config, self._disk, self._group)
         self._channel.send({"op": "done"})

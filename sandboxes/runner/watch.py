@@ -82,6 +82,10 @@ class Watch:
         self.peak_memory = 0
         self.delay = SHORTEST
 
+    def count_cpu_from(self, seconds: float) -> None:
+        """Count CPU time from here on; what is still alive has used `seconds` together with all before it."""
+        self._cpu_before = seconds
+
     def cpu_time(self) -> float:
         """Return CPU seconds of the tree so far; exact once everything is reaped."""
         return children_cpu() - self._cpu_before
@@ -197,8 +201,9 @@ class DiskMeter:
     PAUSE = 10
     """Time between two measurements, as a multiple of what one takes."""
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, *others: int) -> None:
         self._root = root
+        self._others = others
         self._device = os.fstat(root).st_dev
         self._walk: Optional[Iterator[Entry]] = None
         self._sum = 0
@@ -255,12 +260,16 @@ class DiskMeter:
             self._walk, self._next = None, 0.0
             self._look(seconds)
 
+    def _walk_all(self) -> Iterator[Entry]:
+        for root in (self._root, *self._others):
+            yield from walk(root)
+
     def _look(self, seconds: float) -> None:
         now = time.monotonic()
         if self._walk is None:
             if now < self._next:
                 return
-            self._walk, self._sum, self._busy = walk(self._root), 0, 0.0
+            self._walk, self._sum, self._busy = self._walk_all(), 0, 0.0
         end = now + seconds
         try:
             for count, (_, _, _, status) in enumerate(self._walk):

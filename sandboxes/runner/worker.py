@@ -103,6 +103,8 @@ class Worker:
         if job["argv"]:
             self._exec(job["argv"])
         self._page[0] = RUNNING
+        if "kernel" in job:
+            run_kernel(job["kernel"])
         code = run_python(job["path"], job["source"], self._page)
         if os.getpid() != self._pid:
             os._exit(code)  # a fork of the program's, which came to the end of the file as well
@@ -135,6 +137,26 @@ def _read(file: int) -> bytes:
             os.close(file)
             return data
         data += piece
+
+
+def run_kernel(connection_file: str) -> NoReturn:
+    """Become an IPython kernel; `ipykernel` was imported before this process was forked, if that was asked for."""
+    from importlib import import_module
+
+    base: Any = import_module("ipykernel.kernelapp").IPKernelApp
+
+    class App(base):  # type: ignore[misc]
+        def init_io(self) -> None:
+            # What is printed goes to our descriptors, where it is bounded and counted, and not into messages.
+            self.outstream_class = None
+            super().init_io()
+
+    sys.argv = ["ipykernel"]
+    app = App.instance()
+    home = os.path.dirname(connection_file)
+    app.initialize(["-f", connection_file, "--quiet", "--ipython-dir=" + home, "--HistoryManager.enabled=False"])
+    app.start()
+    os._exit(0)
 
 
 def _prefer_for_oom() -> None:

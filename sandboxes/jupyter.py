@@ -1,0 +1,392 @@
+"""`KernelExecutor`: blocks share one Jupyter kernel, inside any sandbox that shares a directory.
+
+What the kernel prints comes through the runner, as with any block; displays and errors come as messages, which are
+untrusted input: signed by a key that the kernel knows, bounded in size and number, and believed in nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import zmq
+import zmq.asyncio
+from jupyter_client.asynchronous.client import AsyncKernelClient
+
+from sandboxes.errors import SandboxError, SandboxStartError, SandboxUnavailable, UnknownLanguage
+from sandboxes.executor import Executor
+from sandboxes.languages import find_language
+from sandboxes.link import Outcome
+from sandboxes.local import LocalSandbox
+from sandboxes.paths import workspace_path
+from sandboxes.sandbox import Sandbox
+from sandboxes.script import ScriptExecutor
+from sandboxes.types import CodeBlock, Display, ErrorInfo, Limits, OnOutput, Result
+
+READY_TIMEOUT = 30.0
+"""Seconds for a kernel to answer its first question."""
+INTERRUPT_GRACE = 1.0
+"""Seconds that an interrupted cell has to come to an end, before the kernel is ended."""
+MAX_MESSAGE = 32 << 20
+MAX_DISPLAYS, MAX_DISPLAY_BYTES = 100, 16 << 20
+MAX_TEXT = 1 << 20
+"""Bytes of a message, number and bytes of the displays of a cell, characters of a traceback."""
+PRELOAD = ("ipykernel.kernelapp", "IPython.core.completer")
+"""What the runner has imported before it forks a kernel, so that a second one need not."""
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
+
+
+class KernelExecutor(ScriptExecutor):
+    """Runs blocks as cells of one kernel: variables, imports and the working directory stay from block to block.
+
+    A cell that runs too long is interrupted, and the state is kept. If it does not listen, or if the kernel dies, the
+    next block has a new kernel, and the result says that the state is lost.
+
+    Args:
+        sandbox: Where the kernel runs; for the IPython kernel, with ipykernel installed.
+        limits: What each cell may use.
+        kernel: Name of another kernel that is installed there, e.g. `bash` or `ir`.
+    """
+
+    def __init__(self, sandbox: Sandbox, limits: Limits | None = None, *, kernel: str = "") -> None:
+        super().__init__(sandbox, limits)
+        self._name = kernel
+        self._here, self._inside = sandbox.share()
+        self._client: AsyncKernelClient | None = None
+        self._number = 0
+        self._lost_state = ""
+
+    async def _open(self) -> None:
+        try:
+            await super()._open()
+        except SandboxStartError as error:
+            if "cannot preload 'ipykernel" in str(error):
+                raise SandboxUnavailable(
+                    f"ipykernel is not installed in the sandbox's Python: type 'pip install ipykernel' there ({error})"
+                ) from None
+            raise
+        await self._start_kernel()
+
+    async def _start_kernel(self) -> None:
+        """Start a kernel and connect to it, while nothing but its own code has run in it."""
+        self._disconnect()
+        self._number += 1
+        directory = f"{self._number}-{secrets.token_hex(4)}"
+        here = self._here / directory
+        here.mkdir(mode=0o700)
+        owner = self._here.stat()
+        if os.geteuid() == 0:
+            os.chown(here, owner.st_uid, owner.st_gid)
+        connection: dict[str, Any] = {
+            "transport": "ipc",
+            "ip": f"{self._inside}/{directory}/k",
+            "key": secrets.token_hex(32),
+            "signature_scheme": "hmac-sha256",
+            **{f"{name}_port": number for number, name in enumerate(_CHANNELS, 1)},
+        }
+        await self._guard(self._ready().start_kernel(self._name, f"{self._inside}/{directory}", connection))
+        deadline = time.monotonic() + READY_TIMEOUT
+        await self._wait_for_sockets(here, deadline)
+        self._connect({**connection, "ip": str(here / "k")})
+        await self._greet(deadline)
+
+    async def _wait_for_sockets(self, here: Path, deadline: float) -> None:
+        for number in range(1, len(_CHANNELS) + 1):
+            while not _is_socket(here / f"k-{number}"):
+                if time.monotonic() > deadline:
+                    raise SandboxStartError(f"the kernel did not come up within {READY_TIMEOUT:g} s")
+                await asyncio.sleep(0.002)
+
+    def _connect(self, connection: Mapping[str, Any]) -> None:
+        context = zmq.asyncio.Context()
+        # A name in that directory is the kernel's to change: it is looked up now, and never again.
+        context.setsockopt(zmq.RECONNECT_IVL, -1)
+        context.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
+        self._client = AsyncKernelClient(context=context)
+        self._client.load_connection_info(dict(connection))  # type: ignore[arg-type]
+        self._client.start_channels(stdin=False, hb=False, control=False)
+        for channel in (self._client.shell_channel, self._client.iopub_channel):
+            channel.socket.linger = 0  # what a kernel that is gone has not heard is not worth waiting for
+
+    async def _greet(self, deadline: float) -> None:
+        """Wait until the kernel answers, and until what it publishes arrives."""
+        client = self._client
+        assert client is not None
+        while time.monotonic() < deadline:
+            asked = client.kernel_info()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    while (await _next(client.get_shell_msg))["parent_header"].get("msg_id") != asked:
+                        pass
+                    while True:
+                        message = await _next(client.get_iopub_msg)
+                        if message["parent_header"].get("msg_id") == asked and message["msg_type"] == "status":
+                            return
+        raise SandboxStartError(f"the kernel does not answer within {READY_TIMEOUT:g} s")
+
+    def _disconnect(self) -> None:
+        if self._client is not None:
+            client, self._client = self._client, None
+            client.stop_channels()
+            client.context.destroy(linger=0)
+
+    async def run(self, block: CodeBlock, *, on_output: OnOutput | None = None) -> Result:
+        code = self._cell(block)
+        async with self._lock:
+            self._ready()
+            if self._client is None:
+                await self._start_kernel()
+            if block.filename is not None:
+                await self._guard(self._ready().put(workspace_path(block.filename), block.code.encode()))
+            self._running = True
+            try:
+                return await self._run_cell(code, on_output)
+            finally:
+                self._running = False
+
+    def _cell(self, block: CodeBlock) -> str:
+        """Return a block as a cell of the kernel's language."""
+        name = find_language(block.language).name
+        if self._name:
+            return block.code
+        if name in ("bash", "sh", "javascript", "perl", "ruby"):
+            return f"%%script {'node' if name == 'javascript' else name}\n{block.code}"
+        if name != "python":
+            raise UnknownLanguage(f"a Python kernel runs python, bash, sh, javascript, perl and ruby, not {name}")
+        return block.code
+
+    async def _run_cell(self, code: str, on_output: OnOutput | None) -> Result:
+        assert self._client is not None
+        link = self._ready()
+        cell = _Cell(self._client)
+        ending = asyncio.ensure_future(await link.begin_cell(on_output))
+        talking = asyncio.ensure_future(cell.run(code))
+        verdict = ""
+        try:
+            verdict = await self._wait(ending, talking)
+            if not ending.done():
+                await link.tell("cell_end")
+            outcome = await ending
+        except BaseException:
+            await self._abandon(ending, talking)
+            raise
+        finally:
+            talking.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await talking
+        return await self._finish(cell, outcome, verdict)
+
+    async def _wait(self, ending: asyncio.Future[Outcome], talking: asyncio.Future[None]) -> str:
+        """Wait for the end of a cell or of the kernel; return the verdict if it was not left to itself."""
+        self._cancelled = asyncio.get_running_loop().create_future()
+        waiting: list[asyncio.Future[Any]] = [ending, talking, self._cancelled]
+        await asyncio.wait(waiting, timeout=self._limits.wall_time, return_when=asyncio.FIRST_COMPLETED)
+        if ending.done() or talking.done():
+            return ""
+        verdict = "cancelled" if self._cancelled.done() else "timeout"
+        await self._interrupt(ending, talking, verdict)
+        return verdict
+
+    async def _interrupt(self, ending: asyncio.Future[Outcome], talking: asyncio.Future[None], verdict: str) -> None:
+        link = self._ready()
+        await link.tell("interrupt")
+        both: list[asyncio.Future[Any]] = [ending, talking]
+        await asyncio.wait(both, timeout=INTERRUPT_GRACE, return_when=asyncio.FIRST_COMPLETED)
+        if not talking.done() and not ending.done():
+            await link.tell("stop", verdict=verdict, message="it did not listen to an interrupt")
+            await asyncio.wait([ending], timeout=INTERRUPT_GRACE)
+
+    async def _abandon(self, ending: asyncio.Future[Outcome], talking: asyncio.Future[None]) -> None:
+        """Nobody waits for the cell any more: end it, and the kernel only if need be."""
+
+        async def end() -> None:
+            with contextlib.suppress(SandboxError):
+                await self._interrupt(ending, talking, "cancelled")
+                if not ending.done():
+                    await self._ready().tell("cell_end")
+                outcome = await ending
+                if outcome.report is None:
+                    await self._lose()
+                elif not outcome.report.alive:
+                    self._disconnect()
+
+        await asyncio.shield(asyncio.ensure_future(end()))
+
+    async def _finish(self, cell: _Cell, outcome: Outcome, verdict: str) -> Result:
+        if outcome.report is None:
+            self._disconnect()
+            await self._lose()
+            return self._lost(outcome)
+        report = outcome.report
+        result = self._result(outcome, report)
+        changes: dict[str, Any] = {"displays": tuple(cell.displays), "error": cell.error}
+        notes = [report.message, *cell.notes]
+        if not report.alive:
+            self._disconnect()
+            notes.append("the kernel has ended, and its state is lost; the next block has a new one")
+        elif verdict:
+            late = f"ran longer than {self._limits.wall_time:g} s"
+            changes.update(verdict=verdict, exit_code=None)
+            notes.append(f"{late if verdict == 'timeout' else 'cancelled'}; it was interrupted, and the state is kept")
+        elif cell.error is not None:
+            changes.update(verdict="failed", exit_code=1)
+        changes["message"] = "; ".join(filter(None, notes))
+        return result.model_copy(update=changes)
+
+    async def cancel(self) -> None:
+        if self._running and not self._cancelled.done():
+            self._cancelled.set_result(None)
+
+    async def reset(self) -> None:
+        await super().reset()
+        async with self._lock:
+            self._disconnect()
+
+    async def _lose(self) -> None:
+        self._disconnect()
+        await super()._lose()
+
+    async def _close(self) -> None:
+        self._disconnect()
+        await super()._close()
+
+
+class _Cell:
+    """One cell's conversation with the kernel, and what was shown in it."""
+
+    def __init__(self, client: AsyncKernelClient) -> None:
+        self._client = client
+        self.displays: list[Display] = []
+        self._ids: dict[str, int] = {}
+        self._bytes = 0
+        self._clear = False
+        self._left_out = 0
+        self.error: ErrorInfo | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of what was left out."""
+        return [f"{self._left_out} displays were left out"] if self._left_out else []
+
+    async def run(self, code: str) -> None:
+        """Have the kernel run the code; return when it is done with it."""
+        asked = self._client.execute(code, allow_stdin=False, store_history=True)
+        while True:
+            message = await _next(self._client.get_iopub_msg)
+            if message.get("parent_header", {}).get("msg_id") != asked:
+                continue
+            content, kind = message.get("content", {}), message.get("msg_type")
+            if kind == "status" and content.get("execution_state") == "idle":
+                return
+            self._take(str(kind), content)
+
+    def _take(self, kind: str, content: Mapping[str, Any]) -> None:
+        if kind in ("display_data", "execute_result"):
+            self._show(content)
+        elif kind == "update_display_data":
+            self._update(content)
+        elif kind == "clear_output":
+            if content.get("wait"):
+                self._clear = True
+            else:
+                self.displays.clear()
+        elif kind == "error":
+            coloured = "\n".join(str(line) for line in content.get("traceback") or ())[:MAX_TEXT]
+            self.error = ErrorInfo(
+                name=str(content.get("ename", ""))[:1000],
+                message=str(content.get("evalue", ""))[:MAX_TEXT],
+                traceback=_ANSI.sub("", coloured),
+                coloured=coloured,
+            )
+
+    def _show(self, content: Mapping[str, Any]) -> None:
+        if self._clear:
+            self.displays.clear()
+            self._clear = False
+        display = self._display(content)
+        if display is None:
+            return
+        name = content.get("transient", {}).get("display_id")
+        if isinstance(name, str):
+            self._ids[name] = len(self.displays)
+        self.displays.append(display)
+
+    def _update(self, content: Mapping[str, Any]) -> None:
+        at = self._ids.get(str(content.get("transient", {}).get("display_id")))
+        display = self._display(content)
+        if display is not None and at is not None and at < len(self.displays):
+            self.displays[at] = display
+
+    def _display(self, content: Mapping[str, Any]) -> Display | None:
+        """Return a display, or None if it is too much."""
+        data = {str(kind): _text(value) for kind, value in dict(content.get("data") or {}).items()}
+        size = sum(len(text) for text in data.values())
+        if len(self.displays) >= MAX_DISPLAYS or self._bytes + size > MAX_DISPLAY_BYTES or len(data) > 50:
+            self._left_out += 1
+            return None
+        self._bytes += size
+        metadata = content.get("metadata")
+        small = isinstance(metadata, dict) and len(str(metadata)) < 10_000
+        return Display(data=data, metadata=metadata if small and isinstance(metadata, dict) else {})
+
+
+def _text(value: object) -> str:
+    """Return a representation as text; JSON types come as what they are."""
+    if isinstance(value, str):
+        return value
+    import json
+
+    return json.dumps(value)
+
+
+async def _next(get: Any) -> dict[str, Any]:
+    """Return the next message of a channel that is one; what is not signed, or no message, is dropped."""
+    while True:
+        try:
+            message = await get(timeout=None)
+        except (ValueError, RecursionError, TypeError, KeyError, UnicodeDecodeError, IndexError):
+            await asyncio.sleep(0)
+            continue
+        if isinstance(message, dict) and isinstance(message.get("parent_header"), dict):
+            return message
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return stat.S_ISSOCK(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def jupyter_executor(arg: str | None, *, limits: Limits, workspace: Path | None, **options: Any) -> Executor:
+    """Entry point `jupyter`; options are those of `LocalSandbox`, and `jupyter:NAME` names another kernel."""
+    return _on(LocalSandbox, arg or "", limits, workspace=workspace, **options)
+
+
+def jupyter_docker_executor(arg: str | None, *, limits: Limits, workspace: Path | None, **options: Any) -> Executor:
+    """Entry point `jupyter+docker`, or `jupyter+docker:IMAGE`; options are those of `DockerSandbox`, and `kernel`."""
+    from sandboxes.docker import DockerSandbox
+
+    options.setdefault("image", arg or os.environ.get("AGENTEXEC_IMAGE") or "agentexec/data")
+    return _on(DockerSandbox, str(options.pop("kernel", "")), limits, workspace=workspace, **options)
+
+
+def _on(sandbox: Any, kernel: str, limits: Limits, **options: Any) -> Executor:
+    # Pictures come as displays; an image may have said otherwise, for blocks without a kernel.
+    options["env"] = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", **(options.get("env") or {})}
+    preload = list(options.pop("preload", ()))
+    if not kernel:
+        preload = [*PRELOAD, *preload]
+    return KernelExecutor(sandbox(preload=preload, **options), limits, kernel=kernel)
+
+
+__all__ = ["KernelExecutor", "jupyter_docker_executor", "jupyter_executor"]

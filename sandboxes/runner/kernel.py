@@ -1,0 +1,161 @@
+"""A Jupyter kernel that stays: watched from cell to cell, interrupted or ended when the host says so.
+
+The host speaks with the kernel itself, over sockets; what is written to descriptors 1 and 2 comes through here, as
+the output of any block does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+
+from . import linux
+from .block import Block
+from .channel import Channel, HostGone
+from .frames import CONTROL, FrameError, decode_control
+from .spare import Spare
+from .watch import TICK, Watch, children_cpu
+from .worker import job_bytes
+
+TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional
+
+RESTING = 0.25
+"""Seconds between two looks at a kernel that has nothing to do."""
+PLACES = ("/usr/local/share/jupyter/kernels", "/usr/share/jupyter/kernels")
+
+
+def kernel_command(name: str) -> "Optional[List[str]]":
+    """Return an installed kernel's command, in which `{connection_file}` is to be replaced; None if there is none."""
+    for place in (os.path.join(sys.prefix, "share", "jupyter", "kernels"), *PLACES):
+        try:
+            with open(os.path.join(place, name, "kernel.json"), "rb") as file:
+                return [str(word) for word in json.load(file)["argv"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+class Kernel(Block):
+    """A kernel's process and all it starts.
+
+    Args:
+        config: The runner's configuration.
+        channel: The host.
+        spare: The worker that becomes the kernel.
+        watch: A watcher that counts no CPU time.
+        wakeup: Descriptor that becomes readable when a child ends.
+    """
+
+    def __init__(self, config: Dict[str, Any], channel: Channel, spare: Spare, watch: Watch, wakeup: int) -> None:
+        super().__init__(config, channel, spare, watch, False, wakeup)
+        self._idle = watch
+        self._busy = False
+        self._started = 0.0
+        self._cpu_before = 0.0
+        self._next_sample = 0.0
+
+    def start(self, job: Dict[str, Any]) -> None:
+        """Let the worker become the kernel."""
+        self._spare.start(job_bytes(job))
+
+    @property
+    def alive(self) -> bool:
+        """Whether the kernel's process runs."""
+        return not self._reaped and not self._verdict
+
+    def begin(self, watch: Watch, live: bool) -> None:
+        """A cell begins."""
+        self._take()  # what was said between cells belongs to none
+        self.renew()
+        self._watch, self._live, self._busy = watch, live, True
+        self._started, self._cpu_before = time.monotonic(), self._cpu()
+        watch.count_cpu_from(self._cpu_before)
+        self._next_sample = 0.0
+
+    def finish(self) -> Dict[str, Any]:
+        """A cell has ended, or the kernel with it; return the report without the files."""
+        duration = time.monotonic() - self._started
+        if self.alive:
+            self._take()
+        else:
+            self._kill()
+            self._drain()
+        cpu_time = self._cpu() - self._cpu_before
+        alive, status = self.alive, self._status
+        if alive:
+            self._status = 0
+        report = self._report(duration)
+        self._status = status
+        if not alive and report["verdict"] == "ok":
+            report.update(verdict="failed", message="the kernel has ended")
+        self._watch, self._live, self._busy = self._idle, False, False
+        return dict(report, cpu_time=max(0.0, cpu_time), alive=alive)
+
+    def stop(self, verdict: str, message: str) -> None:
+        """The host wants an end of it."""
+        self._end(verdict, message)
+
+    def close(self) -> None:
+        """End the kernel and all it has started, and release what we hold of it."""
+        if not self._reaped:
+            self._kill()
+        self._spare.close()
+
+    def interrupt(self) -> None:
+        """Interrupt what runs, and what that has started beside it."""
+        try:
+            os.killpg(self._spare.pid, signal.SIGINT)
+        except OSError:
+            pass
+
+    @property
+    def busy(self) -> bool:
+        """Whether a cell runs."""
+        return self._busy
+
+    def attend(self) -> "Optional[Dict[str, Any]]":
+        """Wait for the next request, and look after the kernel meanwhile; None if that has come to its end.
+
+        Raises:
+            HostGone: nobody is left who could ask.
+        """
+        while self.alive:
+            kind, payload = self._channel.next_frame(wait=False)
+            if kind:
+                try:
+                    return decode_control(payload) if kind == CONTROL else {"op": "unknown"}
+                except FrameError as error:
+                    raise HostGone(str(error)) from None
+            now = time.monotonic()
+            if now >= self._next_sample:
+                breach = self._watch.sample()
+                if breach is not None:
+                    self._end(*breach)
+                    return None
+                self._next_sample = time.monotonic() + (self._watch.delay if self._busy else RESTING)
+            self._wait(max(0.0, self._next_sample - time.monotonic()))
+        return None
+
+    def _take_requests(self) -> None:
+        """They are taken one by one, by `attend`."""
+
+    def _take(self) -> None:
+        """Read what the kernel has written so far."""
+        for stream in list(self._open):
+            while self._captured(stream):
+                pass
+
+    def _cpu(self) -> float:
+        ticks = 0
+        for pid in linux.processes(self._pid_namespace):
+            try:
+                # Fields 14 to 17 of proc(5): its own time, and that of children it has waited for.
+                ticks += sum(int(field) for field in linux.stat_fields(pid)[11:15])
+            except (OSError, IndexError, ValueError):
+                continue
+        return children_cpu() + TICK * ticks
