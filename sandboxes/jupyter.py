@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -24,23 +25,25 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 from sandboxes.errors import SandboxError, SandboxStartError, SandboxUnavailable, UnknownLanguage
 from sandboxes.executor import Executor
 from sandboxes.languages import find_language
-from sandboxes.link import Outcome
+from sandboxes.link import Outcome, uninterrupted
 from sandboxes.local import LocalSandbox
 from sandboxes.paths import workspace_path
+from sandboxes.runner.files import empty_directory
 from sandboxes.sandbox import Sandbox
 from sandboxes.script import ScriptExecutor
 from sandboxes.types import CodeBlock, Display, ErrorInfo, Limits, OnOutput, Result
 
 READY_TIMEOUT = 30.0
 """Seconds for a kernel to answer its first question."""
-INTERRUPT_GRACE = 1.0
-"""Seconds that an interrupted cell has to come to an end, before the kernel is ended."""
+INTERRUPT_GRACE, INTERRUPTS = 1.0, 3
+"""Seconds that a cell has to come to an end, before the kernel is ended, and how often it is interrupted meanwhile."""
 MAX_MESSAGE = 32 << 20
 MAX_DISPLAYS, MAX_DISPLAY_BYTES = 100, 16 << 20
 MAX_TEXT = 1 << 20
 """Bytes of a message, number and bytes of the displays of a cell, characters of a traceback."""
 PRELOAD = ("ipykernel.kernelapp", "IPython.core.completer")
 """What the runner has imported before it forks a kernel, so that a second one need not."""
+NO_SPACE = tuple(f"[Errno {number}]" for number in (errno.EFBIG, errno.ENOSPC, errno.EDQUOT))
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 
@@ -62,8 +65,7 @@ class KernelExecutor(ScriptExecutor):
         self._name = kernel
         self._here, self._inside = sandbox.share()
         self._client: AsyncKernelClient | None = None
-        self._number = 0
-        self._lost_state = ""
+        self._directory = -1
 
     async def _open(self) -> None:
         try:
@@ -74,13 +76,18 @@ class KernelExecutor(ScriptExecutor):
                     f"ipykernel is not installed in the sandbox's Python: type 'pip install ipykernel' there ({error})"
                 ) from None
             raise
-        await self._start_kernel()
+        try:
+            await self._start_kernel()
+        except BaseException:
+            if self._link is not None:
+                await uninterrupted(self._link.close())
+            raise
 
     async def _start_kernel(self) -> None:
         """Start a kernel and connect to it, while nothing but its own code has run in it."""
         self._disconnect()
-        self._number += 1
-        directory = f"{self._number}-{secrets.token_hex(4)}"
+        await asyncio.to_thread(empty_directory, str(self._here))
+        directory = secrets.token_hex(8)
         here = self._here / directory
         here.mkdir(mode=0o700)
         owner = self._here.stat()
@@ -96,8 +103,11 @@ class KernelExecutor(ScriptExecutor):
         await self._guard(self._ready().start_kernel(self._name, f"{self._inside}/{directory}", connection))
         deadline = time.monotonic() + READY_TIMEOUT
         await self._wait_for_sockets(here, deadline)
-        self._connect({**connection, "ip": str(here / "k")})
+        # By its descriptor: the name of a socket may have 107 characters, and the directory stays the one it is.
+        self._directory = os.open(here, os.O_RDONLY | os.O_DIRECTORY)
+        self._connect({**connection, "ip": f"/proc/self/fd/{self._directory}/k"})
         await self._greet(deadline)
+        await self._guard(self._ready().settle_kernel())
 
     async def _wait_for_sockets(self, here: Path, deadline: float) -> None:
         for number in range(1, len(_CHANNELS) + 1):
@@ -115,7 +125,8 @@ class KernelExecutor(ScriptExecutor):
         self._client.load_connection_info(dict(connection))  # type: ignore[arg-type]
         self._client.start_channels(stdin=False, hb=False, control=False)
         for channel in (self._client.shell_channel, self._client.iopub_channel):
-            channel.socket.linger = 0  # what a kernel that is gone has not heard is not worth waiting for
+            # A kernel that is gone, or does not listen, is nobody to wait for.
+            channel.socket.linger = channel.socket.sndtimeo = 0
 
     async def _greet(self, deadline: float) -> None:
         """Wait until the kernel answers, and until what it publishes arrives."""
@@ -138,6 +149,7 @@ class KernelExecutor(ScriptExecutor):
             client, self._client = self._client, None
             client.stop_channels()
             client.context.destroy(linger=0)
+            os.close(self._directory)
 
     async def run(self, block: CodeBlock, *, on_output: OnOutput | None = None) -> Result:
         code = self._cell(block)
@@ -177,7 +189,7 @@ class KernelExecutor(ScriptExecutor):
                 await link.tell("cell_end")
             outcome = await ending
         except BaseException:
-            await self._abandon(ending, talking)
+            await uninterrupted(self._abandon(cell, ending, talking))
             raise
         finally:
             talking.cancel()
@@ -197,29 +209,33 @@ class KernelExecutor(ScriptExecutor):
         return verdict
 
     async def _interrupt(self, ending: asyncio.Future[Outcome], talking: asyncio.Future[None], verdict: str) -> None:
+        """Interrupt the cell, more than once, since a kernel that has not begun with it yet does not listen."""
         link = self._ready()
-        await link.tell("interrupt")
         both: list[asyncio.Future[Any]] = [ending, talking]
-        await asyncio.wait(both, timeout=INTERRUPT_GRACE, return_when=asyncio.FIRST_COMPLETED)
-        if not talking.done() and not ending.done():
-            await link.tell("stop", verdict=verdict, message="it did not listen to an interrupt")
-            await asyncio.wait([ending], timeout=INTERRUPT_GRACE)
+        for _ in range(INTERRUPTS):
+            await link.tell("interrupt")
+            done, _ = await asyncio.wait(
+                both, timeout=INTERRUPT_GRACE / INTERRUPTS, return_when=asyncio.FIRST_COMPLETED
+            )
+            if done:
+                return
+        await link.tell("stop", verdict=verdict, message="it did not listen to an interrupt")
+        await asyncio.wait([ending], timeout=INTERRUPT_GRACE)
 
-    async def _abandon(self, ending: asyncio.Future[Outcome], talking: asyncio.Future[None]) -> None:
+    async def _abandon(self, cell: _Cell, ending: asyncio.Future[Outcome], talking: asyncio.Future[None]) -> None:
         """Nobody waits for the cell any more: end it, and the kernel only if need be."""
-
-        async def end() -> None:
-            with contextlib.suppress(SandboxError):
+        with contextlib.suppress(SandboxError):
+            if cell.sent:
                 await self._interrupt(ending, talking, "cancelled")
-                if not ending.done():
-                    await self._ready().tell("cell_end")
-                outcome = await ending
-                if outcome.report is None:
-                    await self._lose()
-                elif not outcome.report.alive:
-                    self._disconnect()
-
-        await asyncio.shield(asyncio.ensure_future(end()))
+            else:
+                talking.cancel()
+            if not ending.done():
+                await self._ready().tell("cell_end")
+            outcome = await ending
+            if outcome.report is None:
+                await self._lose()
+            elif not outcome.report.alive:
+                self._disconnect()
 
     async def _finish(self, cell: _Cell, outcome: Outcome, verdict: str) -> Result:
         if outcome.report is None:
@@ -238,7 +254,8 @@ class KernelExecutor(ScriptExecutor):
             changes.update(verdict=verdict, exit_code=None)
             notes.append(f"{late if verdict == 'timeout' else 'cancelled'}; it was interrupted, and the state is kept")
         elif cell.error is not None:
-            changes.update(verdict="failed", exit_code=1)
+            full = cell.error.name == "OSError" and cell.error.message.startswith(NO_SPACE)
+            changes.update(verdict="disk" if full else "failed", exit_code=1)
         changes["message"] = "; ".join(filter(None, notes))
         return result.model_copy(update=changes)
 
@@ -270,6 +287,7 @@ class _Cell:
         self._bytes = 0
         self._clear = False
         self._left_out = 0
+        self.sent = False
         self.error: ErrorInfo | None = None
 
     @property
@@ -279,7 +297,11 @@ class _Cell:
 
     async def run(self, code: str) -> None:
         """Have the kernel run the code; return when it is done with it."""
-        asked = self._client.execute(code, allow_stdin=False, store_history=True)
+        self.sent = True
+        try:
+            asked = self._client.execute(code, allow_stdin=False, store_history=True)
+        except zmq.ZMQError:  # the runner tells how it ended
+            await asyncio.get_running_loop().create_future()
         while True:
             message = await _next(self._client.get_iopub_msg)
             if message.get("parent_header", {}).get("msg_id") != asked:

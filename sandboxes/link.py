@@ -238,6 +238,10 @@ class RunnerLink:
         request = {"op": "kernel", "name": name, "directory": directory, "connection": dict(connection)}
         await _bounded(FILE_TIMEOUT, self._ask_with(request))
 
+    async def settle_kernel(self) -> None:
+        """Forget what the kernel has printed so far."""
+        await _bounded(FILE_TIMEOUT, self._ask("settle"))
+
     async def begin_cell(self, on_output: OnOutput | None) -> Awaitable[Outcome]:
         """Have the kernel's next cell watched; return what will tell how it ended."""
         self._expect_silence()

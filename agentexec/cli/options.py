@@ -143,7 +143,7 @@ def make_executor(place: Place, workspace: Path | None, *, bar: bool) -> Executo
         bar: Whether a bar may be drawn while an image is pulled.
     """
     options: dict[str, Any] = {} if place.isolation is None else {"isolation": place.isolation}
-    if place.sandbox.partition(":")[0] == "docker":
+    if place.sandbox.partition(":")[0] in ("docker", "jupyter+docker"):
         from agentexec.cli.pull import PullReport
 
         options["on_pull"] = PullReport(bar=bar)

@@ -52,6 +52,14 @@ def say(message: str) -> None:
         abandon_stderr()
 
 
+def say_lines(text: str) -> None:
+    """Write text from a sandbox to stderr, harmless on any terminal."""
+    try:
+        print(visible(text), file=sys.stderr, flush=True)  # noqa: T201
+    except OSError:
+        abandon_stderr()
+
+
 def abandon_stderr() -> None:
     """Write to /dev/null from now on: what Python still holds would fail again at exit, and make that status 120."""
     fd = os.open(os.devnull, os.O_WRONLY)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from agentexec.cli.options import SANDBOX_FAILED, USAGE, fail, make_executor, read_place
-from agentexec.cli.output import CannotWrite, Output, say, write_stdout
+from agentexec.cli.output import CannotWrite, Output, say, say_lines, write_stdout
 from agentexec.cli.signals import INTERRUPTED, Interrupted, interrupts
+from agentexec.markdown import visible
 from sandboxes.errors import SandboxError, UnknownLanguage
 from sandboxes.executor import Executor
 from sandboxes.languages import find_language, language_of_file
@@ -116,7 +117,12 @@ async def _run(executor: Executor, block: CodeBlock, *, json: bool) -> tuple[Res
 def _report(result: Result, *, json: bool) -> None:
     if json:
         write_stdout(result.model_dump_json())
-    elif result.verdict != "ok" and result.message:
+        return
+    for display in result.displays:  # of a kernel; what has no text is a picture, or the like
+        write_stdout(visible(display.data.get("text/plain", f"<{', '.join(display.data)}>")))
+    if result.error is not None:
+        say_lines(result.error.traceback or f"{result.error.name}: {result.error.message}")
+    if result.verdict != "ok" and result.message:
         say(f"{result.verdict}: {result.message}")
 
 

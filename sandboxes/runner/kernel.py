@@ -70,8 +70,6 @@ class Kernel(Block):
 
     def begin(self, watch: Watch, live: bool) -> None:
         """A cell begins."""
-        self._take()  # what was said between cells belongs to none
-        self.renew()
         self._watch, self._live, self._busy = watch, live, True
         self._started, self._cpu_before = time.monotonic(), self._cpu()
         watch.count_cpu_from(self._cpu_before)
@@ -94,7 +92,13 @@ class Kernel(Block):
         if not alive and report["verdict"] == "ok":
             report.update(verdict="failed", message="the kernel has ended")
         self._watch, self._live, self._busy = self._idle, False, False
+        self.renew()  # what is said between cells is the next one's
         return dict(report, cpu_time=max(0.0, cpu_time), alive=alive)
+
+    def settle(self) -> None:
+        """Forget what the kernel said while it came up."""
+        self._take()
+        self.renew()
 
     def stop(self, verdict: str, message: str) -> None:
         """The host wants an end of it."""

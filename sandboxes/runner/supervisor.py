@@ -42,6 +42,10 @@ LOOK = 0.5
 """Seconds for finding and hashing what a block wrote; the host gives a runner 1.5 s after `wall_time` in all."""
 
 
+KERNEL_FILES = 1 << 20
+"""Bytes that a kernel may have in sockets and files of its own, where the workspace is full already."""
+
+
 class StartError(Exception):
     """The runner cannot work here; the host is told why."""
 
@@ -115,6 +119,10 @@ class Supervisor:
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         # A handler that does nothing: what counts is the byte in the pipe.
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        # What our launcher ignored, as under nohup, is no business of the blocks.
+        for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
+            if signal.getsignal(number) == signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
         # PID 1 is immune to what it has no handler for, and Python has one for this: a block could end us with it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         return wakeup
@@ -162,6 +170,7 @@ class Supervisor:
             "cell": self._begin_cell,
             "cell_end": self._end_cell,
             "interrupt": self._interrupt,
+            "settle": self._settle_kernel,
             "stop": self._stop_kernel,
             "cancel": self._ignore,
         }
@@ -201,6 +210,7 @@ class Supervisor:
         command = kernel_command(str(request["name"])) if request["name"] else []
         if command is None:
             raise Refused("no_interpreter", "the kernel %s is not installed in this sandbox" % request["name"])
+        self._disk.give(KERNEL_FILES)
         file = os.path.join(request["directory"], "connection.json")
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as connection:
             connection.write(json.dumps(request["connection"]))
@@ -242,6 +252,11 @@ class Supervisor:
     def _interrupt(self, request: Dict[str, Any]) -> None:
         if self._kernel is not None:
             self._kernel.interrupt()
+
+    def _settle_kernel(self, request: Dict[str, Any]) -> None:
+        if self._kernel is not None:
+            self._kernel.settle()
+        self._channel.send({"op": "done"})
 
     def _stop_kernel(self, request: Dict[str, Any]) -> None:
         if self._kernel is not None:

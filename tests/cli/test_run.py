@@ -342,3 +342,14 @@ def test_version_and_help(cli: Cli) -> None:
         shown = cli(command, "--help").stdout
         for flag in ("--sandbox", "--timeout", "--cpu-time", "--file-size", "--open-files", "--isolation"):
             assert flag in shown
+
+
+def test_cell_shows_its_value_and_its_error(cli: Cli) -> None:
+    done = cli("run", "-s", "jupyter", cli.write("p.py", "print('said')\n6 * 7"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "said\n42\n", "")
+    done = cli("run", "-s", "jupyter", cli.write("p.py", "1 / 0"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "ZeroDivisionError" in done.stderr
+    done = cli("run", "-s", "jupyter", "--timeout", "1", cli.write("p.py", "while True: pass"))
+    assert (done.returncode, done.stdout) == (124, "")
+    assert "the state is kept" in done.stderr
