@@ -105,7 +105,7 @@ async def solve(
     place = _executor(executor, limits, workspace)
     speaker = make_model(model) if isinstance(model, str) else model
 
-    note = _environment(place.limits, inputs)
+    note = _environment(place, inputs)
     team = solve_cycle(
         planner=planner(speaker, system["planner"] + note) if plan else None,
         coder=coder(speaker, system["coder"] + note),
@@ -279,14 +279,26 @@ def read_inputs(files: InputFiles) -> dict[str, bytes]:
     return inputs
 
 
-def _environment(limits: Limits, inputs: Mapping[str, bytes]) -> str:
+_NEW_EACH_TIME = (
+    "Every block is a new process that starts in the workspace. Variables are gone afterwards, files stay. So a block "
+    "is a whole program, with its imports. There is no display; save pictures as files."
+)
+_KEPT = (
+    "Blocks are cells of one kernel: variables, imports and the working directory stay from block to block. The value "
+    "of a cell's last line is shown. Pictures that you show are saved as files in the workspace."
+)
+
+
+def _environment(place: Executor, inputs: Mapping[str, bytes]) -> str:
     """Return what every agent should know about the computer. The same for the same run, so replays match."""
+    limits = place.limits
     network = "on" if limits.network else "off: nothing can be downloaded or installed from it"
     lines = [
         "\n\n# The computer\n",
         f"- A block may run for {limits.wall_time:g} s and use {limits.memory >> 20} MiB of memory.",
         f"- The network is {network}.",
-        "- Blocks read no input: stdin is empty. There is no display; save pictures as files.",
+        f"- {_KEPT if place.keeps_state else _NEW_EACH_TIME}",
+        "- Blocks read no input: stdin is empty.",
     ]
     names = "".join(f"\n  - {visible(name, keep='')} ({len(data):,} bytes)" for name, data in inputs.items())
     if names:

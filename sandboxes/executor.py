@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from sandboxes.errors import SandboxLostError
 from sandboxes.types import CodeBlock, Isolation, Limits, OnOutput, Result
@@ -27,7 +27,12 @@ class Executor(abc.ABC):
     - `SandboxProtocolError`: the sandbox sent something it must not send; it is given up, as when lost.
     - `SandboxClosedError`: used before it was started or after it was closed.
     - `LimitNotEnforceable`: at start, for an explicit limit that nothing here can enforce.
+
+    Attributes:
+        keeps_state: Whether a block finds the variables of the one before.
     """
+
+    keeps_state: ClassVar[bool] = False
 
     @property
     @abc.abstractmethod

@@ -7,14 +7,17 @@ untrusted input: signed by a key that the kernel knows, bounded in size and numb
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import re
 import secrets
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,15 @@ import zmq
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
-from sandboxes.errors import SandboxError, SandboxStartError, SandboxUnavailable, UnknownLanguage
+from sandboxes.errors import (
+    FileTooLarge,
+    SandboxError,
+    SandboxStartError,
+    SandboxUnavailable,
+    UnknownLanguage,
+    UnsafePath,
+    WorkspaceFileNotFound,
+)
 from sandboxes.executor import Executor
 from sandboxes.languages import find_language
 from sandboxes.link import Outcome, uninterrupted
@@ -31,7 +42,7 @@ from sandboxes.paths import workspace_path
 from sandboxes.runner.files import empty_directory
 from sandboxes.sandbox import Sandbox
 from sandboxes.script import ScriptExecutor
-from sandboxes.types import CodeBlock, Display, ErrorInfo, Limits, OnOutput, Result
+from sandboxes.types import CodeBlock, Display, ErrorInfo, Limits, OnOutput, Result, WorkspaceFile
 
 READY_TIMEOUT = 30.0
 """Seconds for a kernel to answer its first question."""
@@ -43,6 +54,7 @@ MAX_TEXT = 1 << 20
 """Bytes of a message, number and bytes of the displays of a cell, characters of a traceback."""
 PRELOAD = ("ipykernel.kernelapp", "IPython.core.completer")
 """What the runner has imported before it forks a kernel, so that a second one need not."""
+PICTURES = {"image/png": ".png", "image/jpeg": ".jpg", "image/svg+xml": ".svg"}
 NO_SPACE = tuple(f"[Errno {number}]" for number in (errno.EFBIG, errno.ENOSPC, errno.EDQUOT))
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
@@ -60,8 +72,11 @@ class KernelExecutor(ScriptExecutor):
         kernel: Name of another kernel that is installed there, e.g. `bash` or `ir`.
     """
 
+    keeps_state = True
+
     def __init__(self, sandbox: Sandbox, limits: Limits | None = None, *, kernel: str = "") -> None:
         super().__init__(sandbox, limits)
+        self._pictures = 0
         self._name = kernel
         self._here, self._inside = sandbox.share()
         self._client: AsyncKernelClient | None = None
@@ -244,7 +259,12 @@ class KernelExecutor(ScriptExecutor):
             return self._lost(outcome)
         report = outcome.report
         result = self._result(outcome, report)
-        changes: dict[str, Any] = {"displays": tuple(cell.displays), "error": cell.error}
+        pictures = [] if not report.alive else await self._save_pictures(cell.displays)
+        changes: dict[str, Any] = {
+            "displays": tuple(cell.displays),
+            "error": cell.error,
+            "files": (*result.files, *pictures),
+        }
         notes = [report.message, *cell.notes]
         if not report.alive:
             self._disconnect()
@@ -258,6 +278,32 @@ class KernelExecutor(ScriptExecutor):
             changes.update(verdict="disk" if full else "failed", exit_code=1)
         changes["message"] = "; ".join(filter(None, notes))
         return result.model_copy(update=changes)
+
+    async def _save_pictures(self, displays: Sequence[Display]) -> list[WorkspaceFile]:
+        """Write what was shown as a picture into the workspace, as `plot-1.png` and so on; return the files."""
+        saved = []
+        for display in displays:
+            kind = next((kind for kind in PICTURES if kind in display.data), None)
+            content = _picture(display, kind) if kind is not None else b""
+            if kind is None or not content or len(content) > self._limits.file_size:
+                continue
+            with contextlib.suppress(SandboxError):
+                path = await self._free_name(PICTURES[kind])
+                await self._guard(self._ready().put(path, content))
+                digest = hashlib.sha256(content).hexdigest()
+                saved.append(WorkspaceFile(path=path, size=len(content), sha256=digest, media_type=kind))
+        return saved
+
+    async def _free_name(self, ending: str) -> str:
+        while True:
+            self._pictures += 1
+            path = f"plot-{self._pictures}{ending}"
+            try:
+                await self._guard(self._ready().get(path, 0))
+            except WorkspaceFileNotFound:
+                return path
+            except (FileTooLarge, UnsafePath):  # there is something of that name
+                continue
 
     async def cancel(self) -> None:
         if self._running and not self._cancelled.done():
@@ -361,12 +407,19 @@ class _Cell:
         return Display(data=data, metadata=metadata if small and isinstance(metadata, dict) else {})
 
 
+def _picture(display: Display, kind: str) -> bytes:
+    if kind == "image/svg+xml":
+        return display.data[kind].encode("utf-8", "replace")
+    try:
+        return base64.b64decode(display.data[kind])
+    except ValueError:
+        return b""
+
+
 def _text(value: object) -> str:
     """Return a representation as text; JSON types come as what they are."""
     if isinstance(value, str):
         return value
-    import json
-
     return json.dumps(value)
 
 

@@ -125,7 +125,15 @@ async def test_plot_is_a_picture(backend: Backend) -> None:
         result = await executor.run(CodeBlock("import matplotlib.pyplot as plt\nplt.plot([1, 3, 2])\nplt.show()"))
         pictures = [display.data["image/png"] for display in result.displays if "image/png" in display.data]
         assert len(pictures) == 1
-        assert base64.b64decode(pictures[0]).startswith(b"\x89PNG")
+        content = base64.b64decode(pictures[0])
+        assert content.startswith(b"\x89PNG")
+        assert [(file.path, file.size) for file in result.files] == [("plot-1.png", len(content))]
+        assert await executor.get("plot-1.png") == content
+        await executor.put("plot-2.svg", b"the user's")
+        code = "from IPython.display import SVG, display\nfor _ in range(2): display(SVG('<svg></svg>'))"
+        result = await executor.run(CodeBlock(code))
+        assert [file.path for file in result.files] == ["plot-3.svg", "plot-4.svg"]
+        assert await executor.get("plot-2.svg") == b"the user's"
 
 
 async def test_display_is_updated_and_cleared(kernel: Executor) -> None:
