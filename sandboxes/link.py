@@ -9,9 +9,9 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Mapping
-from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from sandboxes.errors import (
     FileTooLarge,
@@ -24,6 +24,7 @@ from sandboxes.errors import (
     WorkspaceFileNotFound,
 )
 from sandboxes.languages import Language
+from sandboxes.report import Report
 from sandboxes.runner import bootstrap_argv, bundle
 from sandboxes.runner.capture import HeadTail
 from sandboxes.runner.frames import (
@@ -41,6 +42,7 @@ from sandboxes.runner.frames import (
 )
 from sandboxes.sandbox import ByteStream, Sandbox
 from sandboxes.types import Limits, OnOutput
+from sandboxes.waiting import bounded, uninterrupted
 
 T = TypeVar("T")
 
@@ -56,38 +58,6 @@ KERNEL_GRACE = 4.0
 """Seconds more for a cell, which is interrupted first and ended only if that does not help."""
 MAX_BANNER = 1 << 16
 """Bytes that may come before the runner's first frame: a login banner, an entry point's chatter."""
-
-Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]
-Time = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class _FileRecord(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    path: Annotated[str, Field(strict=True, max_length=20_000)]
-    size: Count
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
-
-
-class Report(BaseModel):
-    """What a runner says of a block, checked."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    op: Literal["result"]
-    verdict: Literal["ok", "failed", "timeout", "cpu_time", "memory", "disk", "cancelled"]
-    exit_code: Annotated[int, Field(strict=True, ge=0, le=255)] | None
-    signal: Annotated[int, Field(strict=True, ge=1, le=128)] | None
-    stdout_bytes: Count
-    stderr_bytes: Count
-    stdout_head: Count
-    stderr_head: Count
-    duration: Time
-    cpu_time: Time
-    peak_memory: Count
-    message: Annotated[str, Field(strict=True, max_length=2000)]
-    alive: bool = True
-    files: Annotated[list[_FileRecord], Field(max_length=1000)]
 
 
 class Outcome:
@@ -211,7 +181,7 @@ class RunnerLink:
         outcome = Outcome(None, b"", b"", {LIVE_STDOUT: HeadTail(1 << 20), LIVE_STDERR: HeadTail(1 << 20)})
         try:
             sending = self._send(encode_control(request) + b"".join(encode_chunks(DATA, code)))
-            await _bounded(self._limits.wall_time + GRACE, sending)
+            await bounded(self._limits.wall_time + GRACE, sending)
             await self._collect(outcome, on_output)
         except SandboxLostError as error:
             outcome.reason = str(error)
@@ -236,11 +206,11 @@ class RunnerLink:
             UnknownLanguage: no such kernel is installed.
         """
         request = {"op": "kernel", "name": name, "directory": directory, "connection": dict(connection)}
-        await _bounded(FILE_TIMEOUT, self._ask_with(request))
+        await bounded(FILE_TIMEOUT, self._ask_with(request))
 
     async def settle_kernel(self) -> None:
         """Forget what the kernel has printed so far."""
-        await _bounded(FILE_TIMEOUT, self._ask("settle"))
+        await bounded(FILE_TIMEOUT, self._ask("settle"))
 
     async def begin_cell(self, on_output: OnOutput | None) -> Awaitable[Outcome]:
         """Have the kernel's next cell watched; return what will tell how it ended."""
@@ -304,7 +274,7 @@ class RunnerLink:
 
     async def put(self, path: str, data: bytes) -> None:
         """Write a file; see `Executor.put`."""
-        await _bounded(FILE_TIMEOUT + len(data) / SLOWEST, self._put(path, data))
+        await bounded(FILE_TIMEOUT + len(data) / SLOWEST, self._put(path, data))
 
     async def _put(self, path: str, data: bytes) -> None:
         self._expect_silence()
@@ -315,7 +285,7 @@ class RunnerLink:
 
     async def get(self, path: str, max_bytes: int) -> bytes:
         """Read a file; see `Executor.get`."""
-        return await _bounded(FILE_TIMEOUT + max_bytes / SLOWEST, self._get(path, max_bytes))
+        return await bounded(FILE_TIMEOUT + max_bytes / SLOWEST, self._get(path, max_bytes))
 
     async def _get(self, path: str, max_bytes: int) -> bytes:
         self._expect_silence()
@@ -332,11 +302,11 @@ class RunnerLink:
 
     async def reset(self) -> None:
         """Empty the workspace and the memory-backed directories."""
-        await _bounded(FILE_TIMEOUT, self._ask("reset"))
+        await bounded(FILE_TIMEOUT, self._ask("reset"))
 
     async def ping(self) -> None:
         """Return if the runner answers."""
-        await _bounded(GRACE, self._ask("ping"))
+        await bounded(GRACE, self._ask("ping"))
 
     async def _ask(self, operation: str) -> None:
         await self._ask_with({"op": operation})
@@ -350,19 +320,6 @@ class RunnerLink:
         """End the runner and everything in its sandbox."""
         self.closed = True
         await self._stream.close()
-
-
-async def _bounded(seconds: float, work: Awaitable[T]) -> T:
-    """Await something that the runner may hold up, but not for longer.
-
-    Raises:
-        SandboxLostError: the time is over.
-    """
-    try:
-        async with asyncio.timeout(seconds):
-            return await work
-    except TimeoutError:
-        raise SandboxLostError("the runner does not answer") from None
 
 
 async def _launch(sandbox: Sandbox, limits: Limits) -> ByteStream:
@@ -430,22 +387,3 @@ def _done(message: dict[str, Any]) -> None:
         _refuse(message)
     if message != {"op": "done"}:
         raise SandboxProtocolError(f"from the sandbox: unexpected answer {json.dumps(message)[:200]}")
-
-
-async def uninterrupted(work: Any) -> Any:
-    """Await something to its end even if the awaiting task is cancelled; then pass the cancellation on."""
-    task = asyncio.ensure_future(work)
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.done():
-                break
-            cancelled = True
-        except Exception:
-            break
-    if cancelled and not task.cancelled():
-        task.exception()
-        raise asyncio.CancelledError
-    return task.result()

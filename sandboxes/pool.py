@@ -16,9 +16,9 @@ from typing import Any, Self
 
 from sandboxes.errors import PoolTimeout, SandboxClosedError, SandboxError
 from sandboxes.executor import Executor
-from sandboxes.link import uninterrupted
 from sandboxes.registry import open_executor
 from sandboxes.types import Limits
+from sandboxes.waiting import uninterrupted
 
 
 class Pool:

@@ -17,11 +17,13 @@ from sandboxes.errors import (
 )
 from sandboxes.executor import DEFAULT_GET_BYTES, Executor
 from sandboxes.languages import find_language
-from sandboxes.link import Outcome, Report, RunnerLink, uninterrupted
+from sandboxes.link import Outcome, RunnerLink
 from sandboxes.paths import workspace_path
+from sandboxes.report import Report
 from sandboxes.runner.frames import LIVE_STDERR, LIVE_STDOUT, MAX_CODE
 from sandboxes.sandbox import Sandbox
 from sandboxes.types import CodeBlock, Isolation, Limits, OnOutput, Result, WorkspaceFile
+from sandboxes.waiting import uninterrupted
 
 T = TypeVar("T")
 

@@ -23,12 +23,12 @@ from sandboxes.docker.workspace import WORKSPACE, ContainerWorkspace, Pinned
 from sandboxes.errors import SandboxError, SandboxUnavailable
 from sandboxes.executor import Executor
 from sandboxes.isolation.seccomp import AUDIT_ARCH, compile_filter
-from sandboxes.link import uninterrupted
 from sandboxes.mirror import MirroredExecutor
 from sandboxes.sandbox import ByteStream, Sandbox
 from sandboxes.script import ScriptExecutor
 from sandboxes.throwaway import ThrowawayDirectory
 from sandboxes.types import Isolation, Limits
+from sandboxes.waiting import uninterrupted
 
 SHARED = "/shared"
 END_TIMEOUT = 5.0

@@ -29,6 +29,7 @@ MODULES = (
     "channel",
     "block",
     "kernel",
+    "transfer",
     "supervisor",
 )
 """In the order of their imports."""

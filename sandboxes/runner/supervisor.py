@@ -21,12 +21,13 @@ import time
 from . import linux
 from .block import Block, block_rlimits
 from .channel import Channel, HostGone
-from .files import DIRECTORY, Listing, Refused, Upload, empty_directory, open_regular, refusal, reopen, write_new
-from .frames import CHUNK, DATA, MAX_CODE, encode
+from .files import DIRECTORY, Listing, Refused, Upload, empty_directory, refusal, reopen, write_new
+from .frames import MAX_CODE
 from .group import MemoryGroup
 from .hidden import remove_segments
 from .kernel import Kernel, kernel_command
 from .spare import Forked, Spare
+from .transfer import receive_file, send_file
 from .watch import DiskMeter, Watch
 from .worker import Worker, prepare_streams
 
@@ -359,30 +360,8 @@ class Supervisor:
             pass
 
     def _put(self, request: Dict[str, Any]) -> None:
-        path, size = str(request["path"]), int(request["size"])
-        upload: Optional[Upload] = None
-        refused: Optional[Refused] = None
-        try:
-            upload = Upload(self._root, path)
-        except Refused as error:
-            refused = error
-        received = 0
-        while received < size:  # also when refused: the body is on its way
-            data = self._channel.next_data()
-            received += len(data)
-            if refused is None and upload is not None:
-                try:
-                    upload.write(data)
-                except OSError as error:
-                    refused = refusal(error, path)
-        if upload is not None:
-            try:
-                upload.finish(keep=refused is None)
-            except OSError as error:
-                refused = refused or refusal(error, path)
-        if refused is not None:
-            raise refused
-        self._listing.learn(path)
+        receive_file(self._channel, self._root, str(request["path"]), int(request["size"]))
+        self._listing.learn(str(request["path"]))
         self._channel.send({"op": "done"})
 
     def _reset(self, request: Dict[str, Any]) -> None:
@@ -398,22 +377,7 @@ class Supervisor:
         self._channel.send({"op": "done"})
 
     def _get(self, request: Dict[str, Any]) -> None:
-        path, most = str(request["path"]), int(request["max_bytes"])
-        file = open_regular(self._root, path)
-        try:
-            size = os.fstat(file).st_size
-            if size > most:
-                raise Refused("too_large", "%r is %d bytes; max_bytes is %d" % (path, size, most))
-            sent = 0
-            while sent < size:  # a file that shrinks ends early, one that grows is cut
-                data = os.read(file, min(CHUNK, size - sent))
-                if not data:
-                    break
-                sent += len(data)
-                self._channel.queue(encode(DATA, data))
-                self._channel.flush_all()
-        finally:
-            os.close(file)
+        send_file(self._channel, self._root, str(request["path"]), int(request["max_bytes"]))
         self._channel.send({"op": "done"})
 
 

@@ -7,13 +7,10 @@ untrusted input: signed by a key that the kernel knows, bounded in size and numb
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import errno
 import hashlib
-import json
 import os
-import re
 import secrets
 import stat
 import time
@@ -34,29 +31,24 @@ from sandboxes.errors import (
     UnsafePath,
     WorkspaceFileNotFound,
 )
-from sandboxes.executor import Executor
+from sandboxes.jupyter.cell import Cell, next_message, picture
 from sandboxes.languages import find_language
-from sandboxes.link import Outcome, uninterrupted
-from sandboxes.local import LocalSandbox
+from sandboxes.link import Outcome
 from sandboxes.paths import workspace_path
 from sandboxes.runner.files import empty_directory
 from sandboxes.sandbox import Sandbox
 from sandboxes.script import ScriptExecutor
-from sandboxes.types import CodeBlock, Display, ErrorInfo, Limits, OnOutput, Result, WorkspaceFile
+from sandboxes.types import CodeBlock, Display, Limits, OnOutput, Result, WorkspaceFile
+from sandboxes.waiting import uninterrupted
 
 READY_TIMEOUT = 30.0
 """Seconds for a kernel to answer its first question."""
 INTERRUPT_GRACE, INTERRUPTS = 1.0, 3
 """Seconds that a cell has to come to an end, before the kernel is ended, and how often it is interrupted meanwhile."""
 MAX_MESSAGE = 32 << 20
-MAX_DISPLAYS, MAX_DISPLAY_BYTES = 100, 16 << 20
-MAX_TEXT = 1 << 20
-"""Bytes of a message, number and bytes of the displays of a cell, characters of a traceback."""
-PRELOAD = ("ipykernel.kernelapp", "IPython.core.completer")
-"""What the runner has imported before it forks a kernel, so that a second one need not."""
+"""Bytes of one message."""
 PICTURES = {"image/png": ".png", "image/jpeg": ".jpg", "image/svg+xml": ".svg"}
 NO_SPACE = tuple(f"[Errno {number}]" for number in (errno.EFBIG, errno.ENOSPC, errno.EDQUOT))
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 
 
@@ -151,10 +143,10 @@ class KernelExecutor(ScriptExecutor):
             asked = client.kernel_info()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
-                    while (await _next(client.get_shell_msg))["parent_header"].get("msg_id") != asked:
+                    while (await next_message(client.get_shell_msg))["parent_header"].get("msg_id") != asked:
                         pass
                     while True:
-                        message = await _next(client.get_iopub_msg)
+                        message = await next_message(client.get_iopub_msg)
                         if message["parent_header"].get("msg_id") == asked and message["msg_type"] == "status":
                             return
         raise SandboxStartError(f"the kernel does not answer within {READY_TIMEOUT:g} s")
@@ -194,7 +186,7 @@ class KernelExecutor(ScriptExecutor):
     async def _run_cell(self, code: str, on_output: OnOutput | None) -> Result:
         assert self._client is not None
         link = self._ready()
-        cell = _Cell(self._client)
+        cell = Cell(self._client)
         ending = asyncio.ensure_future(await link.begin_cell(on_output))
         talking = asyncio.ensure_future(cell.run(code))
         verdict = ""
@@ -237,7 +229,7 @@ class KernelExecutor(ScriptExecutor):
         await link.tell("stop", verdict=verdict, message="it did not listen to an interrupt")
         await asyncio.wait([ending], timeout=INTERRUPT_GRACE)
 
-    async def _abandon(self, cell: _Cell, ending: asyncio.Future[Outcome], talking: asyncio.Future[None]) -> None:
+    async def _abandon(self, cell: Cell, ending: asyncio.Future[Outcome], talking: asyncio.Future[None]) -> None:
         """Nobody waits for the cell any more: end it, and the kernel only if need be."""
         with contextlib.suppress(SandboxError):
             if cell.sent:
@@ -252,7 +244,7 @@ class KernelExecutor(ScriptExecutor):
             elif not outcome.report.alive:
                 self._disconnect()
 
-    async def _finish(self, cell: _Cell, outcome: Outcome, verdict: str) -> Result:
+    async def _finish(self, cell: Cell, outcome: Outcome, verdict: str) -> Result:
         if outcome.report is None:
             self._disconnect()
             await self._lose()
@@ -284,7 +276,7 @@ class KernelExecutor(ScriptExecutor):
         saved = []
         for display in displays:
             kind = next((kind for kind in PICTURES if kind in display.data), None)
-            content = _picture(display, kind) if kind is not None else b""
+            content = picture(display, kind) if kind is not None else b""
             if kind is None or not content or len(content) > self._limits.file_size:
                 continue
             with contextlib.suppress(SandboxError):
@@ -323,145 +315,8 @@ class KernelExecutor(ScriptExecutor):
         await super()._close()
 
 
-class _Cell:
-    """One cell's conversation with the kernel, and what was shown in it."""
-
-    def __init__(self, client: AsyncKernelClient) -> None:
-        self._client = client
-        self.displays: list[Display] = []
-        self._ids: dict[str, int] = {}
-        self._bytes = 0
-        self._clear = False
-        self._left_out = 0
-        self.sent = False
-        self.error: ErrorInfo | None = None
-
-    @property
-    def notes(self) -> list[str]:
-        """What is to be said of what was left out."""
-        return [f"{self._left_out} displays were left out"] if self._left_out else []
-
-    async def run(self, code: str) -> None:
-        """Have the kernel run the code; return when it is done with it."""
-        self.sent = True
-        try:
-            asked = self._client.execute(code, allow_stdin=False, store_history=True)
-        except zmq.ZMQError:  # the runner tells how it ended
-            await asyncio.get_running_loop().create_future()
-        while True:
-            message = await _next(self._client.get_iopub_msg)
-            if message.get("parent_header", {}).get("msg_id") != asked:
-                continue
-            content, kind = message.get("content", {}), message.get("msg_type")
-            if kind == "status" and content.get("execution_state") == "idle":
-                return
-            self._take(str(kind), content)
-
-    def _take(self, kind: str, content: Mapping[str, Any]) -> None:
-        if kind in ("display_data", "execute_result"):
-            self._show(content)
-        elif kind == "update_display_data":
-            self._update(content)
-        elif kind == "clear_output":
-            if content.get("wait"):
-                self._clear = True
-            else:
-                self.displays.clear()
-        elif kind == "error":
-            coloured = "\n".join(str(line) for line in content.get("traceback") or ())[:MAX_TEXT]
-            self.error = ErrorInfo(
-                name=str(content.get("ename", ""))[:1000],
-                message=str(content.get("evalue", ""))[:MAX_TEXT],
-                traceback=_ANSI.sub("", coloured),
-                coloured=coloured,
-            )
-
-    def _show(self, content: Mapping[str, Any]) -> None:
-        if self._clear:
-            self.displays.clear()
-            self._clear = False
-        display = self._display(content)
-        if display is None:
-            return
-        name = content.get("transient", {}).get("display_id")
-        if isinstance(name, str):
-            self._ids[name] = len(self.displays)
-        self.displays.append(display)
-
-    def _update(self, content: Mapping[str, Any]) -> None:
-        at = self._ids.get(str(content.get("transient", {}).get("display_id")))
-        display = self._display(content)
-        if display is not None and at is not None and at < len(self.displays):
-            self.displays[at] = display
-
-    def _display(self, content: Mapping[str, Any]) -> Display | None:
-        """Return a display, or None if it is too much."""
-        data = {str(kind): _text(value) for kind, value in dict(content.get("data") or {}).items()}
-        size = sum(len(text) for text in data.values())
-        if len(self.displays) >= MAX_DISPLAYS or self._bytes + size > MAX_DISPLAY_BYTES or len(data) > 50:
-            self._left_out += 1
-            return None
-        self._bytes += size
-        metadata = content.get("metadata")
-        small = isinstance(metadata, dict) and len(str(metadata)) < 10_000
-        return Display(data=data, metadata=metadata if small and isinstance(metadata, dict) else {})
-
-
-def _picture(display: Display, kind: str) -> bytes:
-    if kind == "image/svg+xml":
-        return display.data[kind].encode("utf-8", "replace")
-    try:
-        return base64.b64decode(display.data[kind])
-    except ValueError:
-        return b""
-
-
-def _text(value: object) -> str:
-    """Return a representation as text; JSON types come as what they are."""
-    if isinstance(value, str):
-        return value
-    return json.dumps(value)
-
-
-async def _next(get: Any) -> dict[str, Any]:
-    """Return the next message of a channel that is one; what is not signed, or no message, is dropped."""
-    while True:
-        try:
-            message = await get(timeout=None)
-        except (ValueError, RecursionError, TypeError, KeyError, UnicodeDecodeError, IndexError):
-            await asyncio.sleep(0)
-            continue
-        if isinstance(message, dict) and isinstance(message.get("parent_header"), dict):
-            return message
-
-
 def _is_socket(path: Path) -> bool:
     try:
         return stat.S_ISSOCK(path.lstat().st_mode)
     except OSError:
         return False
-
-
-def jupyter_executor(arg: str | None, *, limits: Limits, workspace: Path | None, **options: Any) -> Executor:
-    """Entry point `jupyter`; options are those of `LocalSandbox`, and `jupyter:NAME` names another kernel."""
-    return _on(LocalSandbox, arg or "", limits, workspace=workspace, **options)
-
-
-def jupyter_docker_executor(arg: str | None, *, limits: Limits, workspace: Path | None, **options: Any) -> Executor:
-    """Entry point `jupyter+docker`, or `jupyter+docker:IMAGE`; options are those of `DockerSandbox`, and `kernel`."""
-    from sandboxes.docker import DockerSandbox
-
-    options.setdefault("image", arg or os.environ.get("AGENTEXEC_IMAGE") or "agentexec/data")
-    return _on(DockerSandbox, str(options.pop("kernel", "")), limits, workspace=workspace, **options)
-
-
-def _on(sandbox: Any, kernel: str, limits: Limits, **options: Any) -> Executor:
-    # Pictures come as displays; an image may have said otherwise, for blocks without a kernel.
-    options["env"] = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", **(options.get("env") or {})}
-    preload = list(options.pop("preload", ()))
-    if not kernel:
-        preload = [*PRELOAD, *preload]
-    return KernelExecutor(sandbox(preload=preload, **options), limits, kernel=kernel)
-
-
-__all__ = ["KernelExecutor", "jupyter_docker_executor", "jupyter_executor"]

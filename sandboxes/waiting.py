@@ -1,0 +1,43 @@
+"""Waiting to the end, and waiting no longer than so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+from sandboxes.errors import SandboxLostError
+
+T = TypeVar("T")
+
+
+async def bounded(seconds: float, work: Awaitable[T]) -> T:
+    """Await something that the runner may hold up, but not for longer.
+
+    Raises:
+        SandboxLostError: the time is over.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError:
+        raise SandboxLostError("the runner does not answer") from None
+
+
+async def uninterrupted(work: Any) -> Any:
+    """Await something to its end even if the awaiting task is cancelled; then pass the cancellation on."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.done():
+                break
+            cancelled = True
+        except Exception:
+            break
+    if cancelled and not task.cancelled():
+        task.exception()
+        raise asyncio.CancelledError
+    return task.result()
