@@ -31,7 +31,7 @@ from sandboxes.types import Isolation, Limits
 from sandboxes.waiting import uninterrupted
 
 SHARED = "/shared"
-END_TIMEOUT = 5.0
+END_TIMEOUT = 10.0
 """Seconds to wait for the end of a container, which takes the engine a twentieth of one."""
 DEFAULT_IMAGE = "agentexec/python"
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}

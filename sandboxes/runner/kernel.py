@@ -15,7 +15,7 @@ import time
 from . import linux
 from .block import Block
 from .channel import Channel, HostGone
-from .frames import CONTROL, FrameError, decode_control
+from .frames import CONTROL, FrameError, decode_control, encode_chunks
 from .spare import Spare
 from .watch import TICK, Watch, children_cpu
 from .worker import job_bytes
@@ -71,6 +71,10 @@ class Kernel(Block):
     def begin(self, watch: Watch, live: bool) -> None:
         """A cell begins."""
         self._watch, self._live, self._busy = watch, live, True
+        if live:  # the kernel hears of its cell by another way, and may have been faster
+            for stream, capture in self._captures.items():
+                for frame in encode_chunks(self._live_kinds[stream], capture.head() + capture.tail()):
+                    self._channel.queue(frame)
         self._started, self._cpu_before = time.monotonic(), self._cpu()
         watch.count_cpu_from(self._cpu_before)
         self._next_sample = 0.0

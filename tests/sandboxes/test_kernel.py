@@ -436,3 +436,11 @@ async def test_pool_of_kernels(backend: Backend) -> None:
             async with pool.take() as executor:
                 assert await out(executor, "print('x' in globals())") == "False\n"
                 await out(executor, "x = 1")
+
+
+async def test_what_was_printed_between_cells_comes_live_with_the_next(kernel: Executor) -> None:
+    await out(kernel, "import threading\nthreading.Timer(0.1, lambda: print('between', flush=True)).start()")
+    await asyncio.sleep(0.5)
+    seen: list[bytes] = []
+    result = await kernel.run(CodeBlock("print('in it')"), on_output=lambda stream, data: seen.append(data))
+    assert b"".join(seen).decode() == result.stdout == "between\nin it\n"
