@@ -10,7 +10,7 @@ from pathlib import Path
 from sandboxes.errors import FileTooLarge, SandboxError, UnsafePath
 from sandboxes.executor import DEFAULT_GET_BYTES, Executor
 from sandboxes.paths import workspace_path
-from sandboxes.runner.files import DIRECTORY, Refused, Upload
+from sandboxes.runner.files import DIRECTORY, Refused, write_file
 from sandboxes.types import CodeBlock, Isolation, Limits, OnOutput, Result
 
 
@@ -89,13 +89,7 @@ class MirroredExecutor(Executor):
         """Write a file in the directory, through nothing that may lead out of it."""
         root = os.open(self._directory, DIRECTORY)
         try:
-            upload = Upload(root, name)
-            try:
-                upload.write(data)
-            except OSError:
-                upload.finish(keep=False)
-                raise
-            upload.finish(keep=True)
+            write_file(root, name, data)
         except (Refused, OSError) as error:
             raise SandboxError(f"cannot write {name!r} into {self._directory}: {error}") from None
         finally:

@@ -134,6 +134,22 @@ class Upload:
             os.close(self._parent)
 
 
+def write_file(root: int, path: str, data: bytes) -> None:
+    """Write a file below a directory, as `Upload` does it.
+
+    Raises:
+        Refused: the path is unsafe.
+        OSError: there is no space, say; what was there before stays.
+    """
+    upload = Upload(root, path)
+    try:
+        upload.write(data)
+    except OSError:
+        upload.finish(keep=False)
+        raise
+    upload.finish(keep=True)
+
+
 def open_regular(root: int, path: str) -> int:
     """Return a descriptor of a regular file with one name, for reading.
 

@@ -21,7 +21,7 @@ import time
 from . import linux
 from .block import Block, block_rlimits
 from .channel import Channel, HostGone
-from .files import DIRECTORY, Listing, Refused, Upload, empty_directory, refusal, reopen, write_new
+from .files import DIRECTORY, Listing, Refused, empty_directory, refusal, reopen, write_file, write_new
 from .frames import MAX_CODE
 from .group import MemoryGroup
 from .hidden import remove_segments
@@ -340,16 +340,10 @@ class Supervisor:
 
     def _write(self, path: str, data: bytes, keep: bool) -> None:
         try:
-            if not keep:
+            if keep:
+                write_file(self._root, path, data)
+            else:
                 write_new(self._root, path, data)
-                return
-            upload = Upload(self._root, path)
-            try:
-                upload.write(data)
-            except OSError:
-                upload.finish(keep=False)
-                raise
-            upload.finish(keep=True)
         except OSError as error:
             raise refusal(error, path) from None
 
