@@ -82,6 +82,16 @@ def open_descriptors() -> dict[int, str]:
     return found
 
 
+async def opened_since(before: dict[int, str]) -> dict[int, str]:
+    """Return what is open that was not before; a thread of the event loop's pool may take a moment to close its own."""
+    end = time.monotonic() + 1
+    while True:
+        new = {number: name for number, name in open_descriptors().items() if before.get(number) != name}
+        if not new or time.monotonic() > end:
+            return new
+        await asyncio.sleep(0.02)
+
+
 def own_threads() -> set[threading.Thread]:
     """Return the living threads, without those of the event loop's pool, which ends with it."""
     return {each for each in threading.enumerate() if each.is_alive() and not each.name.startswith("asyncio_")}
@@ -129,7 +139,7 @@ class Arena:
             self.assert_clean_outside()
         left = self.backend.processes() - processes
         assert not left, f"processes are left after close: {sorted(left)}"
-        assert open_descriptors() == descriptors
+        assert await opened_since(descriptors) == {}
         assert own_threads() <= threads
 
     def assert_clean_outside(self) -> None:
