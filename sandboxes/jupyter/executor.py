@@ -166,6 +166,8 @@ class KernelExecutor(ScriptExecutor):
                 await self._start_kernel()
             if block.filename is not None:
                 await self._guard(self._ready().put(workspace_path(block.filename), block.code.encode()))
+            # Before anybody may cancel: what comes while the cell is only being sent counts too.
+            self._cancelled = asyncio.get_running_loop().create_future()
             self._running = True
             try:
                 return await self._run_cell(code, on_output)
@@ -206,7 +208,6 @@ class KernelExecutor(ScriptExecutor):
 
     async def _wait(self, ending: asyncio.Future[Outcome], talking: asyncio.Future[None]) -> str:
         """Wait for the end of a cell or of the kernel; return the verdict if it was not left to itself."""
-        self._cancelled = asyncio.get_running_loop().create_future()
         waiting: list[asyncio.Future[Any]] = [ending, talking, self._cancelled]
         await asyncio.wait(waiting, timeout=self._limits.wall_time, return_when=asyncio.FIRST_COMPLETED)
         if ending.done() or talking.done():

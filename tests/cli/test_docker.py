@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -172,7 +171,6 @@ def test_clean_without_an_engine_cleans_the_rest(cli: Cli) -> None:
 def test_examples_run(program: str, tmp_path: Path) -> None:
     shutil.copy(ROOT / "examples" / program, tmp_path)
     shutil.copytree(ROOT / "examples" / "sunspots", tmp_path / "sunspots")
-    started = time.monotonic()
     done = subprocess.run([sys.executable, program], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
-    assert done.stdout, time.monotonic() - started
+    assert ("100 jobs in" if program == "warm_pool.py" else "wrote decades.png: image/png") in done.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import secrets
 import select
@@ -83,14 +84,15 @@ def open_descriptors() -> dict[int, str]:
     return found
 
 
-async def opened_since(before: dict[int, str]) -> dict[int, str]:
-    """Return what is open that was not before; a thread of the event loop's pool may take a moment to close its own."""
+async def changed_since(before: dict[int, str]) -> set[tuple[int, str]]:
+    """Return what is open now or was before, and not both; the pool's threads may take a moment to close their own.
+
+    What has gone counts too: it was somebody else's, and is closed by mistake.
+    """
     end = time.monotonic() + 1
-    while True:
-        new = {number: name for number, name in open_descriptors().items() if before.get(number) != name}
-        if not new or time.monotonic() > end:
-            return new
+    while (changed := before.items() ^ open_descriptors().items()) and time.monotonic() < end:
         await asyncio.sleep(0.02)
+    return changed
 
 
 def own_threads() -> set[threading.Thread]:
@@ -132,6 +134,7 @@ class Arena:
     @contextlib.asynccontextmanager
     async def executor(self, **limits: Any) -> AsyncIterator[Executor]:
         """Open an executor; when it is closed, check that nothing of it is left."""
+        gc.collect()  # what an earlier test has left to the collector must not go while we count
         descriptors = open_descriptors()
         threads = own_threads()
         processes = self.backend.processes()
@@ -140,7 +143,7 @@ class Arena:
             self.assert_clean_outside()
         left = self.backend.processes() - processes
         assert not left, f"processes are left after close: {sorted(left)}"
-        assert await opened_since(descriptors) == {}
+        assert await changed_since(descriptors) == set()
         assert own_threads() <= threads
 
     def assert_clean_outside(self) -> None:
