@@ -30,9 +30,8 @@ class Conversation(Sequence[Message]):
 
     def add(self, sender: str, reply: str | Message) -> Message:
         """Append what `sender` said, give it the next turn number, and return the message as added."""
-        cut = isinstance(reply, Message) and reply.cut
-        content = reply.content if isinstance(reply, Message) else reply
-        message = Message(sender=sender, content=content, turn=len(self._messages), cut=cut)
+        said = reply if isinstance(reply, Message) else Message(sender=sender, content=reply)
+        message = said.model_copy(update={"sender": sender, "turn": len(self._messages)})
         self._messages.append(message)
         self._latest[sender] = message
         self.log.append(MessageAdded(message=message))

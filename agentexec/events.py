@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentexec.models.base import Usage
+from agentexec.pictures import Picture as Picture
 from sandboxes.types import CodeBlock, Limits, Result, Stream
 
 Status = Literal["solved", "not_solved", "model_failed", "sandbox_failed", "interrupted"]
@@ -22,6 +23,7 @@ class Message(BaseModel):
         content: Markdown.
         turn: 0 for the task, then counting up by one with every message.
         cut: Whether the model's reply was cut off at its length limit, so that the end is missing.
+        pictures: What goes along with the text, for models that see; the text says what they are.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,6 +32,7 @@ class Message(BaseModel):
     content: str
     turn: int = 0
     cut: bool = False
+    pictures: tuple[Picture, ...] = ()
 
 
 class Event(BaseModel):

@@ -38,6 +38,7 @@ class Settings(BaseSettings):
         base_url: Server of the model (`OPENAI_BASE_URL`).
         api_key: Its key (`OPENAI_API_KEY`); masked wherever it is shown.
         model_timeout: Seconds the server may stay silent.
+        images: Whether pictures that code shows are sent to the model: until the server refuses, or never.
         sandbox: Executor spec, e.g. `local`.
         image: Image of the Docker sandbox where `sandbox` names none.
         isolation: Which isolation the local sandbox must use; None leaves it to the sandbox.
@@ -67,6 +68,7 @@ class Settings(BaseSettings):
     base_url: str | None = Field(None, validation_alias=AliasChoices("base_url", "OPENAI_BASE_URL"))
     api_key: SecretStr | None = Field(None, validation_alias=AliasChoices("api_key", "OPENAI_API_KEY"))
     model_timeout: Seconds = 300.0
+    images: Literal["auto", "off"] = "auto"
 
     sandbox: str = "local"
     image: str | None = None

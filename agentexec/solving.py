@@ -285,7 +285,8 @@ _NEW_EACH_TIME = (
 )
 _KEPT = (
     "Blocks are cells of one kernel: variables, imports and the working directory stay from block to block. The value "
-    "of a cell's last line is shown. Pictures that you show are saved as files in the workspace."
+    "of a cell's last line is shown. Pictures that you show are saved as files in the workspace, and "
+    "you see them if you can see pictures."
 )
 
 

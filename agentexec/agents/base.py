@@ -84,11 +84,11 @@ class _Chat:
     def messages(self, conversation: Conversation) -> Sequence[ChatMessage]:
         if conversation is not self._conversation:
             self._conversation, self._messages, self._seen = conversation, [self._system], 0
-        heard: list[str] = []
+        heard: list[Message] = []
         for index in range(self._seen, len(conversation)):
             message = conversation[index]
             if message.sender != self._name:
-                heard.append(_told(message))
+                heard.append(message)
                 continue
             self._hear(heard)
             heard = []
@@ -98,14 +98,16 @@ class _Chat:
         self._seen = len(conversation)
         return _Prefix(self._messages)
 
-    def _hear(self, heard: list[str]) -> None:
+    def _hear(self, heard: list[Message]) -> None:
         if not heard:
             return
+        texts = [_told(message) for message in heard]
+        pictures = [picture for message in heard for picture in message.pictures]
         if self._messages[-1].role == "user":
             # Asked before without having spoken since. A new list, for a model may have kept the old one.
             *self._messages, last = self._messages
-            heard = [last.content, *heard]
-        self._messages.append(ChatMessage("user", "\n\n".join(heard)))
+            texts, pictures = [last.content, *texts], [*last.pictures, *pictures]
+        self._messages.append(ChatMessage("user", "\n\n".join(texts), tuple(pictures)))
 
 
 def _told(message: Message) -> str:

@@ -7,6 +7,7 @@ import inspect
 import time
 from collections.abc import Awaitable, Callable
 
+from agentexec.agents.pictures import Gallery
 from agentexec.agents.report import RESTARTED, Outcome, Ran, Refused, nudge, report
 from agentexec.conversation import Conversation
 from agentexec.events import (
@@ -16,6 +17,7 @@ from agentexec.events import (
     BlockOutput,
     BlockRefused,
     BlockStarted,
+    Message,
 )
 from agentexec.log import EventLog
 from agentexec.markdown import read_reply
@@ -51,8 +53,8 @@ class ExecutorAgent:
         self.author = author
         self.approve = approve
 
-    async def reply(self, conversation: Conversation) -> str:
-        """Run the blocks of the author's last message and tell what happened.
+    async def reply(self, conversation: Conversation) -> str | Message:
+        """Run the blocks of the author's last message and tell what happened, with the pictures they showed.
 
         Raises:
             SandboxError: the sandbox failed, and did so again after it was restarted.
@@ -69,7 +71,9 @@ class ExecutorAgent:
             outcomes.append(outcome)
             if isinstance(outcome, Refused) or not outcome.result.ok:
                 break
-        return report(reply, outcomes)
+        gallery = Gallery()
+        text = report(reply, outcomes, gallery=gallery)
+        return Message(sender=self.name, content=text, pictures=gallery.pictures)
 
 
 class _Turn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agentexec.agents.pictures import Gallery
 from agentexec.markdown import FINAL_ANSWER, QUOTE_CHARS, Reply, quote, visible
 from sandboxes.types import CodeBlock, Result, WorkspaceFile
 
@@ -37,16 +38,20 @@ class Refused:
 Outcome = Ran | Refused
 
 
-def report(reply: Reply, outcomes: Sequence[Outcome], *, budget: int = QUOTE_CHARS) -> str:
+def report(
+    reply: Reply, outcomes: Sequence[Outcome], *, budget: int = QUOTE_CHARS, gallery: Gallery | None = None
+) -> str:
     """Return what happened as Markdown, block by block.
 
     Args:
         reply: The coder's message.
         outcomes: One for each block up to the first that did not end `ok`.
         budget: Characters shown of each stream of each block.
+        gallery: Takes the pictures that blocks showed, of which the text says what became.
     """
+    gallery = gallery or Gallery()
     total = len(reply.blocks)
-    parts = [_outcome(number, total, outcome, budget) for number, outcome in enumerate(outcomes, 1)]
+    parts = [_outcome(number, total, outcome, budget, gallery) for number, outcome in enumerate(outcomes, 1)]
     for number in range(len(outcomes) + 1, total + 1):
         title = _title(number, total, reply.blocks[number - 1])
         parts.append(f"{title}: not run, since block {len(outcomes)} did not end ok")
@@ -100,7 +105,7 @@ def _inline(text: str) -> str:
     return shown if len(shown) <= SHORT_CHARS else f"{shown[:SHORT_CHARS]} [...]"
 
 
-def _outcome(number: int, total: int, outcome: Outcome, budget: int) -> str:
+def _outcome(number: int, total: int, outcome: Outcome, budget: int, gallery: Gallery) -> str:
     title = _title(number, total, outcome.block)
     if isinstance(outcome, Refused):
         return f"{title}: refused, not run\n\n{_inline(outcome.reason)}"
@@ -115,7 +120,7 @@ def _outcome(number: int, total: int, outcome: Outcome, budget: int) -> str:
     if not result.stdout and not result.stderr and not result.displays:
         parts.append("No output.")
     parts += _error(result, budget)
-    parts += _displays(result, budget)
+    parts += _displays(result, budget, gallery)
     if result.files:
         parts.append(_files(result.files))
     return "\n\n".join(parts)
@@ -144,13 +149,16 @@ def _error(result: Result, budget: int) -> list[str]:
     return [] if text in result.stderr else [f"error:\n{quote(text, budget=budget)}"]
 
 
-def _displays(result: Result, budget: int) -> list[str]:
+def _displays(result: Result, budget: int, gallery: Gallery) -> list[str]:
     parts = []
-    for display in result.displays[:LISTED_FILES]:
+    pictures = gallery.add(result)
+    for display, picture in zip(result.displays[:LISTED_FILES], pictures, strict=False):
         kinds = ", ".join(_inline(kind) for kind in list(display.data)[:LISTED_FILES])
         text = display.data.get("text/plain")
         shown = f":\n{quote(text, budget=budget // 4)}" if text else ""
-        parts.append(f"display ({kinds}){shown}")
+        parts.append(f"display ({kinds}){', ' + picture if picture else ''}{shown}")
+    if len(result.displays) > LISTED_FILES:
+        parts.append(f"... and {len(result.displays) - LISTED_FILES:,} more displays")
     return parts
 
 

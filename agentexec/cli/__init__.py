@@ -173,6 +173,10 @@ def solve(
         Literal["never", "always"] | None,
         typer.Option("--approve", help="Whether you are asked before each block [never]."),
     ] = None,
+    images: Annotated[
+        Literal["auto", "off"] | None,
+        typer.Option("--images", help="Whether the model is sent pictures that code shows [auto]."),
+    ] = None,
     no_plan: Annotated[bool, typer.Option("--no-plan", help="Start without a planner.")] = False,
     no_review: Annotated[bool, typer.Option("--no-review", help="Go without a reviewer.")] = False,
     record: Annotated[
@@ -205,6 +209,7 @@ def solve(
         "max_cost": max_cost,
         "deadline": deadline,
         "approve": approve,
+        "images": images,
         "plan": False if no_plan else None,
         "review": False if no_review else None,
     }

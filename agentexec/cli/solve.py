@@ -110,7 +110,13 @@ def _model(settings: Settings, record: str | None) -> Model:
         )
     key = settings.api_key.get_secret_value() if settings.api_key is not None else None
     try:
-        model = make_model(settings.model, base_url=settings.base_url, api_key=key, timeout=settings.model_timeout)
+        model = make_model(
+            settings.model,
+            base_url=settings.base_url,
+            api_key=key,
+            timeout=settings.model_timeout,
+            images=settings.images,
+        )
     except (SettingsError, ModelError) as error:
         fail(str(error), USAGE)
     if record is None:

@@ -13,6 +13,7 @@ from agentexec.models.base import ChatMessage, Completion, Model, ModelRetry, On
 if TYPE_CHECKING:
     from agentexec.models.openai import OpenAIModel, Retries
     from agentexec.models.replay import RecordedCall, RecordingModel, ReplayModel
+    from agentexec.models.sight import Images
 
 REPLAY_PREFIX = "replay:"
 
@@ -48,7 +49,14 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"agentexec.models.{_LAZY[name]}"), name)
 
 
-def make_model(name: str, *, base_url: str | None = None, api_key: str | None = None, timeout: float = 300.0) -> Model:
+def make_model(
+    name: str,
+    *,
+    base_url: str | None = None,
+    api_key: str | None = None,
+    timeout: float = 300.0,
+    images: Images = "auto",
+) -> Model:
     """Make the model that a name stands for.
 
     Args:
@@ -56,6 +64,7 @@ def make_model(name: str, *, base_url: str | None = None, api_key: str | None = 
         base_url: The server's address, usually ending in `/v1`; None takes `OPENAI_BASE_URL`, then OpenAI's.
         api_key: None takes `OPENAI_API_KEY`.
         timeout: Seconds a server may stay silent.
+        images: Whether a server is sent pictures: `auto` does so until it refuses, `off` never.
 
     Raises:
         SettingsError: the recorded run cannot be read, or the name is empty.
@@ -67,4 +76,4 @@ def make_model(name: str, *, base_url: str | None = None, api_key: str | None = 
         return ReplayModel(name.removeprefix(REPLAY_PREFIX))
     from agentexec.models.openai import OpenAIModel
 
-    return OpenAIModel(name, base_url=base_url, api_key=api_key, timeout=timeout)
+    return OpenAIModel(name, base_url=base_url, api_key=api_key, timeout=timeout, images=images)

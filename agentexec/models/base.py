@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from agentexec.pictures import Picture
+
 Role = Literal["system", "user", "assistant"]
 
 
@@ -20,10 +22,12 @@ class ChatMessage:
     Attributes:
         role: `system`, `user` or `assistant`.
         content: Text.
+        pictures: What goes along with the text, to a server that takes pictures.
     """
 
     role: Role
     content: str
+    pictures: tuple[Picture, ...] = ()
 
 
 class Usage(BaseModel):

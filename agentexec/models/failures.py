@@ -128,7 +128,7 @@ def refused(call: Call, status: int, body: object, headers: Mapping[str, str]) -
         body: The decoded JSON body, or text.
         headers: The response's headers.
     """
-    code, message = _read_body(body)
+    code, message = read_body(body)
     said = call.quote(message) or f"HTTP status {status}"
     if code == "context_length_exceeded" or (status not in (401, 403, 429) and _OVERFLOW.search(message)):
         return Failure(
@@ -157,7 +157,7 @@ def refused(call: Call, status: int, body: object, headers: Mapping[str, str]) -
     return Failure(ModelRefused(f"{what} ({where}, {call.shown}): {said}"), retry=again, after=retry_after(headers))
 
 
-def _read_body(body: object) -> tuple[str, str]:
+def read_body(body: object) -> tuple[str, str]:
     """Return an error body's code and message, in the shapes that servers use."""
     error = body.get("error", body) if isinstance(body, Mapping) else body
     if isinstance(error, Mapping):

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from agentexec.errors import ModelAuthError, ModelRateLimited, SettingsError
 from agentexec.models.base import ChatMessage, Completion, Model, ModelRetry, OnRetry, OnText
-from agentexec.models.failures import Call, Failure, broken, not_an_api, refused, unreachable
+from agentexec.models.failures import Call, Failure, broken, not_an_api, read_body, refused, unreachable
 from agentexec.models.prices import cost_of
 from agentexec.models.reply import Reply
+from agentexec.models.sight import Images, Sight, body_of
 from agentexec.models.sse import EventReader
+from agentexec.pictures import Picture
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -60,6 +62,7 @@ class OpenAIModel(Model):
         timeout: Seconds the server may stay silent, before its answer and inside it.
         connect_timeout: Seconds a connection may take.
         retries: What happens when a call fails; a reply that breaks off half way is tried again too.
+        images: Whether pictures are sent: `auto` sends them until the server refuses, `off` never does.
 
     Raises:
         SettingsError: the name is empty or the address is not one.
@@ -75,6 +78,7 @@ class OpenAIModel(Model):
         timeout: float = 300.0,
         connect_timeout: float = 10.0,
         retries: Retries | None = None,
+        images: Images = "auto",
     ) -> None:
         if not name.strip():
             raise SettingsError("the model's name is empty; set AGENTEXEC_MODEL, or give -m")
@@ -91,6 +95,7 @@ class OpenAIModel(Model):
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self._retries = retries or Retries()
+        self._sight = Sight(images)
         self._features: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
         self._client: AsyncOpenAI | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -128,14 +133,15 @@ class OpenAIModel(Model):
 
     async def _attempt(self, messages: Sequence[ChatMessage], on_text: OnText | None) -> Completion:
         openai, client = await self._connect()
-        body: Any = [{"role": message.role, "content": message.content} for message in messages]
+        pictures = self._sight.choose(messages)
+        body: Any = body_of(messages, pictures)
         reply = Reply(self._call, on_text)
         create = client.chat.completions.with_streaming_response.create
         try:
             async with create(model=self.name, messages=body, **self._features) as response:
                 await self._read(response, reply)
         except openai.APIStatusError as error:
-            if self._give_up_feature(error.status_code, str(error.body)):
+            if self._give_up(error.status_code, error.body, pictures):
                 return await self._attempt(messages, on_text)
             raise refused(self._call, error.status_code, error.body, error.response.headers) from error
         except openai.APITimeoutError as error:
@@ -145,13 +151,13 @@ class OpenAIModel(Model):
         answer = reply.completion()
         return reply.completion(cost_of(answer.model, answer.usage, base_url=self._call.server))
 
-    def _give_up_feature(self, status: int, said: str) -> bool:
-        """Do without what an older server refuses; return whether that may help."""
+    def _give_up(self, status: int, body: object, pictures: Sequence[Picture]) -> bool:
+        """Do without what an older or a blind server refuses; return whether that may help."""
         for feature in ("stream_options", "stream"):
-            if status in (400, 422) and feature in said and feature in self._features:
+            if status in (400, 422) and feature in str(body) and feature in self._features:
                 del self._features[feature]
                 return True
-        return False
+        return self._sight.refused(status, read_body(body)[1], pictures)
 
     async def _connect(self) -> tuple[Any, AsyncOpenAI]:
         # Half a second of imports: in a thread, so that the loop goes on showing and watching.

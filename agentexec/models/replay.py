@@ -159,8 +159,13 @@ def role_of(messages: Sequence[ChatMessage]) -> str:
 
 def digest(messages: Sequence[ChatMessage]) -> str:
     """Return a digest of a request."""
-    pairs = json.dumps([(message.role, message.content) for message in messages])
-    return "sha256:" + hashlib.sha256(pairs.encode()).hexdigest()
+    parts = json.dumps([_parts(message) for message in messages])
+    return "sha256:" + hashlib.sha256(parts.encode()).hexdigest()
+
+
+def _parts(message: ChatMessage) -> list[str]:
+    pictures = [f"{picture.name}:{hashlib.sha256(picture.data).hexdigest()}" for picture in message.pictures]
+    return [message.role, message.content, *pictures]
 
 
 def load_recording(path: Path) -> tuple[RecordedCall, ...]:

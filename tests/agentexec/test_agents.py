@@ -214,7 +214,10 @@ class TestReport:
             error=ErrorInfo(name="ZeroDivisionError", message="division by zero"),
         )
         text = report(ONE, [Ran(BLOCK, result)])
-        assert "display (text/plain, image/png):\n```text\n<Figure>\n```" in text
+        assert (
+            "display (text/plain, image/png), not saved, not attached: it is no PNG or JPEG:\n```text\n<Figure>\n```"
+            in text
+        )
         assert "ZeroDivisionError: division by zero" in text
 
     def test_a_claim_beside_code_does_not_count(self) -> None:

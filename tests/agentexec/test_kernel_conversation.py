@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator
 
@@ -48,11 +49,17 @@ async def test_four_turns_share_the_state_of_one_kernel(spec: str, server: OpenA
             plan=False,
             review=False,
         )
+        picture = await executor.get("plot-1.png")
     assert (result.status, result.answer) == ("solved", "63, see plot-1.png"), result
     assert [block.result.verdict for block in result.blocks] == ["ok"] * 4
     assert result.blocks[3].result.stdout == "the sum is 63\n"
     assert "plot-1.png" in result.files
-    told = [message["content"] for message in server.requests[-1]["messages"]]
+    messages = [message["content"] for message in server.requests[-1]["messages"]]
+    told = [content if isinstance(content, str) else content[0]["text"] for content in messages]
     assert "Blocks are cells of one kernel" in told[0]
     assert any(re.search(r"display \(text/plain\):\n+```+\w*\n3\n", text) for text in told)
-    assert any("plot-1.png" in text for text in told[1:])
+    (seen,) = [content for content in messages if isinstance(content, list)]
+    assert "saved as plot-1.png, attached as picture 1" in seen[0]["text"]
+    assert seen[1]["text"] == "plot-1.png:"
+    assert seen[2]["image_url"]["url"] == "data:image/png;base64," + base64.b64encode(picture).decode()
+    assert picture.startswith(b"\x89PNG")

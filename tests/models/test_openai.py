@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from agentexec import errors
 from agentexec.models import ChatMessage, ModelRetry, OpenAIModel, Retries, Usage
+from agentexec.pictures import Picture
 from tests.openai_server import Fault, OpenAIServer, error_body
 
 HELLO = [ChatMessage("system", "You are the coder."), ChatMessage("user", "Say hello.")]
@@ -393,3 +395,103 @@ def test_making_a_model_imports_neither_openai_nor_prices() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})
     assert done.stdout == "[]\n", done.stderr
+
+
+# Pictures
+
+
+def png(number: int = 0) -> bytes:
+    return b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x02\x00\x00\x00\x03" + bytes([number])
+
+
+def shown(*numbers: int) -> list[ChatMessage]:
+    pictures = tuple(Picture(name=f"plot-{n}.png", media_type="image/png", data=png(n)) for n in numbers)
+    return [HELLO[0], ChatMessage("user", "Look.", pictures)]
+
+
+def names_sent(request: dict[str, Any]) -> list[str]:
+    content = request["messages"][1]["content"]
+    if isinstance(content, str):
+        return []
+    urls = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
+    data = [base64.b64decode(url.removeprefix("data:image/png;base64,"), validate=True) for url in urls]
+    assert all(each == png(each[-1]) for each in data)
+    return [f"plot-{each[-1]}.png" for each in data]
+
+
+async def test_pictures_are_sent_as_image_parts_with_their_names(server: OpenAIServer, make: MakeModel) -> None:
+    await make().complete(shown(1, 2))
+    (_, message) = server.requests[0]["messages"]
+    assert [part["type"] for part in message["content"]] == ["text", "text", "image_url", "text", "image_url"]
+    assert [part.get("text") for part in message["content"]] == ["Look.", "plot-1.png:", None, "plot-2.png:", None]
+    assert names_sent(server.requests[0]) == ["plot-1.png", "plot-2.png"]
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (400, "Invalid content type. image_url is only supported by certain models."),
+        (404, "No endpoints found that support image input"),
+        (415, "no"),
+        (422, "messages.1.content: Input should be a valid string"),
+        (400, "qwen is not a multimodal model"),
+        (500, "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj"),
+    ],
+)
+async def test_server_that_refuses_pictures_is_asked_without_from_then_on(
+    server: OpenAIServer, make: MakeModel, status: int, said: str
+) -> None:
+    server.faults = [Fault("status", status=status, body=error_body(said))]
+    model, retries = make(), list[ModelRetry]()
+    assert (await model.complete(shown(1, 2), on_retry=retries.append)).text == "Hello from the server."
+    await model.complete(shown(1, 2, 3))
+    assert [names_sent(request) for request in server.requests] == [["plot-1.png", "plot-2.png"], [], []]
+    asked = [request["messages"][1]["content"] for request in server.requests]
+    assert asked[1] == "Look.\n\n(You cannot see these pictures: plot-1.png, plot-2.png.)"
+    assert retries == []
+
+
+async def test_pictures_can_be_off(server: OpenAIServer, make: MakeModel) -> None:
+    await make(images="off").complete(shown(1))
+    assert server.requests[0]["messages"][1]["content"] == "Look.\n\n(You cannot see these pictures: plot-1.png.)"
+
+
+async def test_server_that_takes_one_picture_gets_the_newest(server: OpenAIServer, make: MakeModel) -> None:
+    said = error_body("At most 1 image(s) may be provided in one prompt.")
+    server.faults = [Fault("status", status=400, body=said)]
+    model = make()
+    await model.complete(shown(1, 2))
+    await model.complete(shown(1, 2, 3))
+    assert [names_sent(request) for request in server.requests] == [
+        ["plot-1.png", "plot-2.png"],
+        ["plot-2.png"],
+        ["plot-3.png"],
+    ]
+
+
+async def test_a_bad_picture_does_not_cost_the_sight_of_later_ones(server: OpenAIServer, make: MakeModel) -> None:
+    server.faults = [Fault("status", status=400, body=error_body("Could not process image"))]
+    model = make()
+    await model.complete(shown(1))
+    await model.complete(shown(1, 2))
+    assert [names_sent(request) for request in server.requests] == [["plot-1.png"], [], ["plot-2.png"]]
+
+
+async def test_a_request_holds_a_bounded_number_of_pictures(server: OpenAIServer, make: MakeModel) -> None:
+    await make().complete(shown(*range(30)))
+    assert names_sent(server.requests[0]) == [f"plot-{n}.png" for n in range(10, 30)]
+    assert "plot-9.png.)" in server.requests[0]["messages"][1]["content"][0]["text"]
+
+
+@pytest.mark.parametrize("status", [400, 500])
+async def test_other_refusals_do_not_cost_the_sight(server: OpenAIServer, make: MakeModel, status: int) -> None:
+    server.faults = [
+        Fault("status", status=status, body=error_body("The temperature is wrong, image or not" * (status == 500)))
+    ] * 9
+    model = make()
+    with pytest.raises(errors.ModelRefused):
+        await model.complete(shown(1))
+    assert all(names_sent(request) == ["plot-1.png"] for request in server.requests)
+    server.faults.clear()
+    await model.complete(shown(1))
+    assert names_sent(server.requests[-1]) == ["plot-1.png"]
