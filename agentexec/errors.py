@@ -2,6 +2,13 @@
 
 AgentexecError
 ├── SettingsError              a setting is wrong; the message says which and what it may be
+├── StoreError                 the store of runs cannot be used; the message says what to type
+│   ├── StoreUnavailable       it cannot be opened: no permission, no directory, not a store
+│   ├── StoreTooNew            a newer version of this package wrote it
+│   ├── StoreDamaged           its file is damaged
+│   ├── StoreFull              nothing more can be written: disk, quota or size limit
+│   ├── RunNotFound            no run has that id
+│   └── RunBusy                another process works on that run
 └── ModelError                 the model could not answer; the run so far is kept
     ├── ModelAuthError         the server refuses the key
     ├── ModelNotFound          the server does not know the model
@@ -56,3 +63,31 @@ class ModelRefused(ModelError):
 
 class ReplayMismatch(ModelError):
     """A recorded run has no reply left, or none to this request."""
+
+
+class StoreError(AgentexecError):
+    """The store of runs cannot be used, or cannot do this."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be opened: no permission, no directory, or the file is something else."""
+
+
+class StoreTooNew(StoreError):
+    """A newer version of this package wrote the store."""
+
+
+class StoreDamaged(StoreError):
+    """The store's file is damaged."""
+
+
+class StoreFull(StoreError):
+    """Nothing more can be written: the disk, a quota or a limit on file sizes is exhausted."""
+
+
+class RunNotFound(StoreError, LookupError):
+    """No run in the store has that id, or more than one begins or ends so."""
+
+
+class RunBusy(StoreError):
+    """Another process works on the run."""

@@ -37,10 +37,13 @@ class EventLog(Sequence[Event]):
 
     Args:
         run_id: Identity of the run; None makes one.
+        recorder: Called with each event that is kept, before it is, and before anybody hears of it; an error of it
+            is raised out of `append`, and then the event has not happened. So a store has what was shown.
     """
 
-    def __init__(self, run_id: str | None = None) -> None:
+    def __init__(self, run_id: str | None = None, recorder: Listener | None = None) -> None:
         self.run_id = run_id or new_run_id()
+        self._recorder = recorder
         self._events: list[Event] = []
         self._listeners: list[Listener] = []
         self._unpublished: deque[Event] = deque()
@@ -49,6 +52,8 @@ class EventLog(Sequence[Event]):
     def append(self, event: Event) -> None:
         """Keep an event (unless it is transient) and tell every listener."""
         if not event.transient:
+            if self._recorder is not None:
+                self._recorder(event)
             self._events.append(event)
         self._unpublished.append(event)
         if not self._publishing:

@@ -1,0 +1,448 @@
+"""The store: runs to list, to read, to branch, to remove; and the way to record one."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from agentexec.errors import RunNotFound, StoreError, StoreUnavailable
+from agentexec.store.database import connect, transaction, translated
+from agentexec.store.locks import RunLock, is_locked, lock_names
+
+if TYPE_CHECKING:
+    from agentexec.events import Event
+    from agentexec.store.recorder import Recorder
+
+FILE_NAME = "runs.sqlite"
+VARIABLE = "AGENTEXEC_STORE"
+RUNNING = "running"
+INTERRUPTED = "interrupted"
+LATEST = "last"
+_NAMED = 5
+"""How many candidates an ambiguous id is answered with."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What a list tells of a run.
+
+    Attributes:
+        run_id: Its whole id; ids sort by time.
+        status: `running`, or as in `SolveResult`. A run whose process died is `interrupted`.
+        stop_reason: See `RunFinished`; empty while it runs.
+        task: The task.
+        model: Name of the model.
+        executor: Spec of the executor.
+        workspace: Its directory, or None.
+        began: Seconds since the epoch.
+        updated: Likewise: its latest event.
+        turns: Messages after the task.
+        blocks: Blocks that were run; this and the next two count what a branch shares, and are None until it goes on.
+        tokens: Input and output tokens; None if a call was not counted.
+        cost: USD; None if the price of a call is unknown.
+        parent: Run that it branched off, or None.
+        base: How many events of `parent` are also its own first ones.
+        settings: What else it takes to go on with it, as the recorder was given.
+    """
+
+    run_id: str
+    status: str
+    stop_reason: str
+    task: str
+    model: str
+    executor: str
+    workspace: str | None
+    began: float
+    updated: float
+    turns: int
+    blocks: int | None
+    tokens: int | None
+    cost: Decimal | None
+    parent: str | None
+    base: int
+    settings: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return a dictionary for `json.dumps`."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**values, "cost": None if self.cost is None else float(self.cost), "settings": dict(self.settings)}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a person said to a waiting run from another process.
+
+    Attributes:
+        key: Identity in the store.
+        given: Seconds since the epoch.
+        content: JSON values; what they mean is the asker's affair.
+    """
+
+    key: int
+    given: float
+    content: Mapping[str, Any]
+
+
+def default_directory() -> Path:
+    """Return where a user's runs are kept: `AGENTEXEC_STORE`, or `agentexec` in the user's data directory."""
+    if given := os.environ.get(VARIABLE):
+        return Path(given)
+    from platformdirs import user_data_path
+
+    return user_data_path("agentexec", appauthor=False)
+
+
+class Store:
+    """Runs in one directory: `runs.sqlite`, and beside it their locks and workspaces.
+
+    A context manager. Several processes may use one store at a time. Not for network file systems.
+
+    Args:
+        directory: None takes `default_directory()`.
+        create: Make it if it is missing; else that is an error.
+        secrets: Texts that must never be written, such as keys; `***` is, in their place.
+
+    Raises:
+        StoreError: it cannot be opened; see `agentexec.errors`.
+    """
+
+    def __init__(
+        self, directory: str | Path | None = None, *, create: bool = True, secrets: Iterable[str] = ()
+    ) -> None:
+        self.directory = default_directory() if directory is None else Path(directory)
+        self.file = self.directory / FILE_NAME
+        self.secrets = tuple(secrets)
+        if not create and not self.file.exists():
+            raise StoreUnavailable(f"there is no store in {self.directory}: no run has been kept there yet")
+        self.db = connect(self.file, create=create)
+
+    def close(self) -> None:
+        """Close the file. Closing twice has no effect."""
+        self.db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def locks(self) -> Path:
+        """Where the locks of runs are."""
+        return self.directory / "locks"
+
+    def workspace(self, run_id: str) -> Path:
+        """Return where a run may keep its workspace if its user named none. Nothing is made."""
+        return self.directory / "workspaces" / run_id
+
+    # Reading
+
+    def runs(
+        self,
+        *,
+        status: str | None = None,
+        text: str | None = None,
+        since: float | None = None,
+        before: float | None = None,
+        limit: int | None = None,
+    ) -> list[RunSummary]:
+        """Return runs, the latest last.
+
+        Args:
+            status: Only those that are now in this state.
+            text: Only those whose task or id contains it, in upper or lower case.
+            since: Only those that had an event at this time (seconds since the epoch) or later.
+            before: Only those that had none since this time.
+            limit: At most so many, the latest ones.
+        """
+        where, values = ["1"], list[Any]()
+        if status is not None:
+            # An interrupted run may still be written down as one that runs.
+            where.append("(r.status = ? OR r.status = ?)")
+            values += [status, RUNNING if status == INTERRUPTED else status]
+        if text is not None:
+            where.append("(instr(lower(r.task), lower(?)) OR instr(r.run_id, ?))")
+            values += [text, text]
+        for sign, moment in ((">=", since), ("<", before)):
+            if moment is not None:
+                where.append(f"r.updated {sign} ?")
+                values.append(moment)
+        found = []
+        for run in self._summaries(" AND ".join(where), values):
+            if status is None or run.status == status:
+                found.append(run)
+                if len(found) == limit:
+                    break
+        found.reverse()
+        return found
+
+    def summary(self, run_id: str) -> RunSummary:
+        """Return what a list tells of one run, by its whole id.
+
+        Raises:
+            RunNotFound: there is none.
+        """
+        for run in self._summaries("r.run_id = ?", [run_id]):
+            return run
+        raise RunNotFound(f"there is no run {run_id} in {self.directory}: 'agentexec runs' lists them")
+
+    def find(self, abbreviation: str) -> RunSummary:
+        """Return the run whose id is, begins with or ends in a text; `last` is the latest run.
+
+        Raises:
+            RunNotFound: there is none, or more than one.
+        """
+        if abbreviation == LATEST:
+            for run in self.runs(limit=1):
+                return run
+        elif abbreviation:
+            size = len(abbreviation)
+            found = list(
+                self._summaries(
+                    "r.run_id = ? OR substr(r.run_id, 1, ?) = ? OR substr(r.run_id, -?) = ?",
+                    [abbreviation, size, abbreviation, size, abbreviation],
+                )
+            )
+            if exact := [run for run in found if run.run_id == abbreviation]:
+                return exact[0]
+            if len(found) == 1:
+                return found[0]
+            if found:
+                names = ", ".join(run.run_id for run in found[:_NAMED])
+                more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+                raise RunNotFound(f"{abbreviation!r} may be {names}{more}: give more of the id")
+        raise RunNotFound(f"there is no run {abbreviation!r} in {self.directory}: 'agentexec runs' lists them")
+
+    def events(self, run_id: str) -> list[Event]:
+        """Return all events of a run in order, those it shares with runs it branched off included.
+
+        Raises:
+            RunNotFound: there is no such run.
+            StoreDamaged: one of them cannot be read.
+        """
+        from agentexec.store.codec import read_event
+
+        return [read_event(text) for text in self.event_texts(run_id)]
+
+    def event_texts(self, run_id: str) -> list[str]:
+        """Return all events of a run as JSON texts."""
+        return [text for _, text in self.rows(run_id)]
+
+    def rows(self, run_id: str, *types: str) -> list[tuple[str, str]]:
+        """Return type and JSON text of a run's events in order, of all of them or those of some types."""
+        only = f"AND type IN ({', '.join('?' * len(types))})" if types else ""
+        query = (
+            f"SELECT type, event FROM events WHERE run = ? AND position >= ? AND position < ? {only} ORDER BY position"  # noqa: S608
+        )
+        with translated(self.file):
+            return [row for part in self._parts(run_id) for row in self.db.execute(query, (*part, *types))]
+
+    def position_after(self, run_id: str, turn: int) -> int:
+        """Return how many events of a run there are up to the message of a turn, that one included.
+
+        Raises:
+            ValueError: the run has no such turn.
+        """
+        with translated(self.file):
+            for run, low, high in self._parts(run_id):
+                row = self.db.execute(
+                    "SELECT position FROM events WHERE run = ? AND position >= ? AND position < ? AND turn = ? LIMIT 1",
+                    (run, low, high, turn),
+                ).fetchone()
+                if row:
+                    return int(row[0]) + 1
+        raise ValueError(f"run {run_id} has no turn {turn}; its last is {self.summary(run_id).turns}")
+
+    def is_busy(self, run_id: str) -> bool:
+        """Whether a process works on the run at this moment."""
+        return is_locked(self.locks, run_id)
+
+    # Writing
+
+    def record(self, run_id: str, *, settings: Mapping[str, Any] | None = None) -> Recorder:
+        """Return the writer of a run that has not begun, or of one to go on with; no other may have it.
+
+        Args:
+            run_id: The run.
+            settings: What it will take to go on with it. None keeps what there is. No secrets.
+
+        Raises:
+            RunBusy: another process has it.
+            StoreError: it cannot be written.
+        """
+        from agentexec.store.recorder import Recorder
+
+        with translated(self.file):
+            lock = RunLock(self.locks, run_id)
+        try:
+            return Recorder(self, run_id, lock, settings)
+        except BaseException:
+            lock.release()
+            raise
+
+    def branch(self, run_id: str, at: int | None = None) -> str:
+        """Make a run that shares the first events of another, and return its id. Nothing is copied.
+
+        Args:
+            run_id: The run to branch off, which is left as it is.
+            at: Turn whose message is the last shared one; None shares all there is.
+
+        Raises:
+            RunNotFound: there is no such run.
+            ValueError: it has no such turn.
+        """
+        from agentexec.log import new_run_id
+
+        summary = self.summary(run_id)
+        parts = list(self._parts(run_id))
+        base = sum(self._count(part) for part in parts) if at is None else self.position_after(run_id, at)
+        new, now = new_run_id(), time.time()
+        with self._writing():
+            self.db.execute(
+                "INSERT INTO runs (run_id, parent, base, began, updated, status, task, model, executor, workspace, "
+                "turns, settings) SELECT ?, id, ?, ?, ?, ?, task, model, executor, NULL, ?, settings "
+                "FROM runs WHERE run_id = ?",
+                (new, base, now, now, INTERRUPTED, summary.turns if at is None else at, run_id),
+            )
+        return new
+
+    def update(self, run_id: str, *, workspace: str | None = None, settings: Mapping[str, Any] | None = None) -> None:
+        """Change where a run works, or what it takes to go on with it. None leaves it."""
+        with self._writing():
+            self.db.execute(
+                "UPDATE runs SET workspace = coalesce(?, workspace), settings = coalesce(?, settings) WHERE run_id = ?",
+                (workspace, None if settings is None else json.dumps(dict(settings)), run_id),
+            )
+
+    def remove(self, run_id: str) -> None:
+        """Forget a run. Its workspace is not touched.
+
+        Raises:
+            RunNotFound: there is none.
+            RunBusy: a process works on it.
+            StoreError: other runs branched off it, which need its events.
+        """
+        with translated(self.file):
+            lock = RunLock(self.locks, run_id)
+        try:
+            with self._writing():
+                row = self.db.execute("SELECT id FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+                if row is None:
+                    raise RunNotFound(f"there is no run {run_id} in {self.directory}")
+                names = self.db.execute("SELECT run_id FROM runs WHERE parent = ? ORDER BY run_id", row).fetchall()
+                if names:
+                    branches = " ".join(name for (name,) in names)
+                    raise StoreError(f"{branches} branched off {run_id} and needs its events: remove that first")
+                for table in ("answers", "events"):
+                    self.db.execute(f"DELETE FROM {table} WHERE run = ?", row)  # noqa: S608 - two names of ours
+                self.db.execute("DELETE FROM runs WHERE id = ?", row)
+        finally:
+            lock.release()
+
+    def answer(self, run_id: str, content: Mapping[str, Any]) -> None:
+        """Leave an answer for the process that works on a run, or that will.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
+        from agentexec.store.codec import mask
+
+        with self._writing():
+            done = self.db.execute(
+                "INSERT INTO answers (run, given, answer) SELECT id, ?, ? FROM runs WHERE run_id = ?",
+                (time.time(), mask(json.dumps(dict(content)), self.secrets), run_id),
+            )
+            if done.rowcount == 0:
+                raise RunNotFound(f"there is no run {run_id} in {self.directory}")
+
+    def answers(self, run_id: str) -> list[Answer]:
+        """Return the answers that were left and not yet taken, the oldest first."""
+        with translated(self.file):
+            rows = self.db.execute(
+                "SELECT a.id, a.given, a.answer FROM answers a JOIN runs r ON r.id = a.run "
+                "WHERE r.run_id = ? ORDER BY a.id",
+                (run_id,),
+            ).fetchall()
+        return [Answer(key, given, json.loads(content)) for key, given, content in rows]
+
+    def take(self, answer: Answer) -> None:
+        """Remove an answer, once the event that tells of it is in the log."""
+        with self._writing():
+            self.db.execute("DELETE FROM answers WHERE id = ?", (answer.key,))
+
+    # Inside
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with translated(self.file), transaction(self.db):
+            yield
+
+    def _parts(self, run_id: str) -> Iterator[tuple[int, int, int]]:
+        """Yield where a run's events are, in order: run, first position, position after the last."""
+        parts: list[tuple[int, int, int]] = []
+        row = self.db.execute("SELECT id, parent, base FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+        if row is None:
+            raise RunNotFound(f"there is no run {run_id} in {self.directory}: 'agentexec runs' lists them")
+        end = 1 << 62
+        while row is not None:
+            run, parent, base = row
+            if base < end:
+                parts.append((run, base, end))
+                end = base
+            row = self.db.execute("SELECT id, parent, base FROM runs WHERE id = ?", (parent,)).fetchone()
+        return reversed(parts)
+
+    def _count(self, part: tuple[int, int, int]) -> int:
+        row = self.db.execute(
+            "SELECT count(*) FROM events WHERE run = ? AND position >= ? AND position < ?", part
+        ).fetchone()
+        return int(row[0])
+
+    def _summaries(self, where: str, values: list[Any]) -> Iterator[RunSummary]:
+        """Yield runs, the latest first."""
+        with translated(self.file):
+            rows = self.db.execute(
+                "SELECT r.run_id, r.status, r.stop_reason, r.task, r.model, r.executor, r.workspace, r.began, "  # noqa: S608
+                "r.updated, r.turns, r.blocks, r.tokens, r.cost, p.run_id, r.base, r.settings "
+                f"FROM runs r LEFT JOIN runs p ON p.id = r.parent WHERE {where} ORDER BY r.run_id DESC",
+                values,
+            )
+            # Looked up once: most runs of a list have no lock that could be held.
+            lockable = lock_names(self.locks)
+            for row in rows:
+                yield self._summary(row, lockable)
+
+    def _held(self, run_id: str, lockable: Container[str]) -> bool:
+        return run_id in lockable and is_locked(self.locks, run_id)
+
+    def _summary(self, row: tuple[Any, ...], lockable: Container[str]) -> RunSummary:
+        run_id, status, reason, task, model, executor, workspace, began, updated = row[:9]
+        turns, blocks, tokens, cost, parent, base, settings = row[9:]
+        return RunSummary(
+            run_id=run_id,
+            status=INTERRUPTED if status == RUNNING and not self._held(run_id, lockable) else status,
+            stop_reason=reason,
+            task=task,
+            model=model,
+            executor=executor,
+            workspace=workspace,
+            began=began,
+            updated=updated,
+            turns=turns,
+            blocks=blocks,
+            tokens=tokens,
+            cost=None if cost is None else Decimal(cost),
+            parent=parent,
+            base=base,
+            settings=json.loads(settings),
+        )
