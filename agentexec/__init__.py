@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from agentexec.conversation import Agent, Conversation, NextSpeaker, converse
-    from agentexec.errors import AgentexecError, ModelError, SettingsError
+    from agentexec.errors import AgentexecError, ModelError, SettingsError, SnapshotError
     from agentexec.events import AnyEvent, Event, Message
     from agentexec.log import EventLog
     from agentexec.models.base import ChatMessage, Completion, Model, Usage
     from agentexec.result import BlockRecord, SolveResult
+    from agentexec.snapshots.store import Snapshot, SnapshotStore
     from agentexec.solving import solve, solve_sync
     from agentexec.stops import (
         AnyStop,
@@ -55,6 +56,9 @@ __all__ = [
     "ModelError",
     "NextSpeaker",
     "SettingsError",
+    "Snapshot",
+    "SnapshotError",
+    "SnapshotStore",
     "SolveResult",
     "Stall",
     "Stop",
@@ -70,10 +74,11 @@ __all__ = [
 # name of an export (hence `solving`): importing it would put the module in the export's place.
 _HOMES = {
     "conversation": ("Agent", "Conversation", "NextSpeaker", "converse"),
-    "errors": ("AgentexecError", "ModelError", "SettingsError"),
+    "errors": ("AgentexecError", "ModelError", "SettingsError", "SnapshotError"),
     "events": ("AnyEvent", "Event", "Message"),
     "log": ("EventLog",),
     "models.base": ("ChatMessage", "Completion", "Model", "Usage"),
+    "snapshots.store": ("Snapshot", "SnapshotStore"),
     "result": ("BlockRecord", "SolveResult"),
     "solving": ("solve", "solve_sync"),
     "stops": (

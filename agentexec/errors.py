@@ -9,6 +9,11 @@ AgentexecError
 │   ├── StoreFull              nothing more can be written: disk, quota or size limit
 │   ├── RunNotFound            no run has that id
 │   └── RunBusy                another process works on that run
+├── SnapshotError              a workspace could not be kept, or not be brought back
+│   ├── SnapshotNotFound       there is no such snapshot, or no such file in it
+│   ├── SnapshotCorrupt        something of it is missing or damaged
+│   ├── SnapshotTooLarge       the workspace holds more than the limits allow
+│   └── SnapshotStoreFull      the store is at its limit, or its disk is full
 └── ModelError                 the model could not answer; the run so far is kept
     ├── ModelAuthError         the server refuses the key
     ├── ModelNotFound          the server does not know the model
@@ -27,6 +32,26 @@ class AgentexecError(Exception):
 
 class SettingsError(AgentexecError, ValueError):
     """A setting is missing or wrong."""
+
+
+class SnapshotError(AgentexecError):
+    """A workspace could not be kept, or not be brought back."""
+
+
+class SnapshotNotFound(SnapshotError):
+    """There is no such snapshot, or no such file in it."""
+
+
+class SnapshotCorrupt(SnapshotError):
+    """Something of the snapshot is missing or damaged."""
+
+
+class SnapshotTooLarge(SnapshotError):
+    """The workspace holds more than a snapshot may."""
+
+
+class SnapshotStoreFull(SnapshotError):
+    """The store is at its limit, or its disk is full."""
 
 
 class ModelError(AgentexecError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
@@ -43,6 +44,11 @@ class Executor(abc.ABC):
     @abc.abstractmethod
     def isolation(self) -> Isolation:
         """What enforces them here. Complete once the executor has started."""
+
+    @property
+    def local_workspace(self) -> Path | None:
+        """The directory of this machine that holds the workspace; None where there is none, or none yet."""
+        return None
 
     @abc.abstractmethod
     async def start(self) -> None:

@@ -80,6 +80,9 @@ class LocalSandbox(Sandbox):
             raise SandboxUnavailable("the workspace is made at the start")
         return self._workspace
 
+    def local_workspace(self) -> Path | None:
+        return self._workspace
+
     async def launch(self, argv: Sequence[str], limits: Limits) -> ByteStream:
         if self._tier == "landlock":
             raise SandboxUnavailable("isolation='landlock' is not available in this version; use 'bwrap'")

@@ -37,6 +37,10 @@ class MirroredExecutor(Executor):
     def isolation(self) -> Isolation:
         return self._executor.isolation
 
+    @property
+    def local_workspace(self) -> Path | None:
+        return self._directory
+
     async def start(self) -> None:
         await self._executor.start()
         try:

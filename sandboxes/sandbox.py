@@ -75,6 +75,10 @@ class Sandbox(abc.ABC):
     def isolation(self, limits: Limits) -> Isolation:
         """What enforces each limit here, apart from what the runner adds."""
 
+    def local_workspace(self) -> Path | None:
+        """Return the directory of this machine that holds the workspace; None where there is none, or none yet."""
+        return None
+
     def share(self) -> tuple[Path, str]:
         """Make a directory that both sides see, before the launch, and return its two paths: here, and inside.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import mimetypes
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sandboxes.errors import (
@@ -58,6 +59,10 @@ class ScriptExecutor(Executor):
     @property
     def isolation(self) -> Isolation:
         return self._isolation
+
+    @property
+    def local_workspace(self) -> Path | None:
+        return self._sandbox.local_workspace()
 
     @property
     def sandbox(self) -> Sandbox:

@@ -127,6 +127,9 @@ class DockerSandbox(Sandbox):
         """
         return self._workspace.directory
 
+    def local_workspace(self) -> Path | None:
+        return self._workspace.local
+
     async def launch(self, argv: Sequence[str], limits: Limits) -> ByteStream:
         if self._engine is None:
             self._engine = await asyncio.to_thread(Engine, self._url)

@@ -64,6 +64,11 @@ class ContainerWorkspace:
         self._volume = ""
 
     @property
+    def local(self) -> Path | None:
+        """The directory on this machine; None if it was not made yet, or lies in the engine."""
+        return self._directory
+
+    @property
     def directory(self) -> Path:
         """The directory on this machine.
 
