@@ -22,6 +22,9 @@ AgentexecError
     ├── ModelContextOverflow   the conversation is longer than the model's window
     ├── ModelStreamBroken      the reply broke off
     ├── ModelRefused           any other refusal of the request by the server
+    ├── ModelReplyUnusable     the model answered, again and again, with nothing, or with what is no answer
+    ├── ModelDeclined          the model, or a filter, declined to answer
+    ├── ModelBudgetSpent       a budget over several runs is used up
     └── ReplayMismatch         a recorded run holds no reply to this request
 """
 
@@ -55,7 +58,15 @@ class SnapshotStoreFull(SnapshotError):
 
 
 class ModelError(AgentexecError):
-    """The model could not answer."""
+    """The model could not answer.
+
+    Attributes:
+        retryable: Whether the same call may succeed later.
+        retry_after: Seconds that the server asks to wait before it, or None.
+    """
+
+    retryable: bool = False
+    retry_after: float | None = None
 
 
 class ModelAuthError(ModelError):
@@ -84,6 +95,18 @@ class ModelStreamBroken(ModelError):
 
 class ModelRefused(ModelError):
     """The server refused the request for another reason, or failed on its side for too long."""
+
+
+class ModelReplyUnusable(ModelError):
+    """The reply was empty or malformed, also when it was asked for again."""
+
+
+class ModelDeclined(ModelError):
+    """The model, or a content filter, declined to answer, also when it was asked again."""
+
+
+class ModelBudgetSpent(ModelError):
+    """A budget over several runs is used up, or cannot be kept."""
 
 
 class ReplayMismatch(ModelError):

@@ -8,38 +8,77 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from agentexec.models.base import ChatMessage, Completion, Model, ModelRetry, OnRetry, OnText, Usage
+from agentexec.models.base import (
+    CallOptions,
+    ChatMessage,
+    Completion,
+    Model,
+    ModelRetry,
+    ModelWrapper,
+    OnRetry,
+    OnText,
+    ReplyFormat,
+    Tool,
+    ToolCall,
+    Usage,
+)
 
 if TYPE_CHECKING:
-    from agentexec.models.openai import OpenAIModel, Retries
+    from agentexec.models.api import ApiName
+    from agentexec.models.cache import CachingModel
+    from agentexec.models.fallback import FallbackModel
+    from agentexec.models.limits import Budget, BudgetedModel, RateLimit, RateLimitedModel
+    from agentexec.models.openai import OpenAIModel
     from agentexec.models.replay import RecordedCall, RecordingModel, ReplayModel
+    from agentexec.models.retries import Retries, RetryingModel
     from agentexec.models.sight import Images
 
 REPLAY_PREFIX = "replay:"
+RESPONSES_PREFIX = "responses:"
 
 __all__ = [
     "REPLAY_PREFIX",
+    "RESPONSES_PREFIX",
+    "Budget",
+    "BudgetedModel",
+    "CachingModel",
+    "CallOptions",
     "ChatMessage",
     "Completion",
+    "FallbackModel",
     "Model",
     "ModelRetry",
+    "ModelWrapper",
     "OnRetry",
     "OnText",
     "OpenAIModel",
+    "RateLimit",
+    "RateLimitedModel",
     "RecordedCall",
     "RecordingModel",
     "ReplayModel",
+    "ReplyFormat",
     "Retries",
+    "RetryingModel",
+    "Tool",
+    "ToolCall",
     "Usage",
     "make_model",
 ]
 
 _LAZY = {
+    "Budget": "limits",
+    "BudgetedModel": "limits",
+    "CachingModel": "cache",
+    "FallbackModel": "fallback",
     "OpenAIModel": "openai",
-    "Retries": "openai",
+    "RateLimit": "limits",
+    "RateLimitedModel": "limits",
     "RecordedCall": "replay",
     "RecordingModel": "replay",
     "ReplayModel": "replay",
+    "Retries": "retries",
+    "RetryingModel": "retries",
 }
 
 
@@ -56,15 +95,18 @@ def make_model(
     api_key: str | None = None,
     timeout: float = 300.0,
     images: Images = "auto",
+    context_window: int | None = None,
 ) -> Model:
     """Make the model that a name stands for.
 
     Args:
-        name: `replay:FILE` plays a recorded run back; else a model of an OpenAI-compatible server.
+        name: `replay:FILE` plays a recorded run back, `responses:MODEL` speaks OpenAI's Responses; else a model
+            of an OpenAI-compatible server, by chat completions.
         base_url: The server's address, usually ending in `/v1`; None takes `OPENAI_BASE_URL`, then OpenAI's.
         api_key: None takes `OPENAI_API_KEY`.
         timeout: Seconds a server may stay silent.
         images: Whether a server is sent pictures: `auto` does so until it refuses, `off` never.
+        context_window: Tokens of a request and its reply; None takes what the price list says.
 
     Raises:
         SettingsError: the recorded run cannot be read, or the name is empty.
@@ -76,4 +118,13 @@ def make_model(
         return ReplayModel(name.removeprefix(REPLAY_PREFIX))
     from agentexec.models.openai import OpenAIModel
 
-    return OpenAIModel(name, base_url=base_url, api_key=api_key, timeout=timeout, images=images)
+    api: ApiName = "responses" if name.startswith(RESPONSES_PREFIX) else "chat"
+    return OpenAIModel(
+        name.removeprefix(RESPONSES_PREFIX),
+        base_url=base_url,
+        api_key=api_key,
+        timeout=timeout,
+        images=images,
+        api=api,
+        context_window=context_window,
+    )

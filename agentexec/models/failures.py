@@ -12,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 from agentexec.errors import (
     ModelAuthError,
     ModelContextOverflow,
+    ModelDeclined,
     ModelError,
     ModelNotFound,
     ModelRateLimited,
@@ -27,23 +28,26 @@ _NO_MODEL = re.compile(
     r"model.{0,80}(not found|does ?n[o']t exist|not exist)|(invalid|unknown|no such) model",
     re.IGNORECASE | re.DOTALL,
 )
+_POLICY = frozenset(
+    {"content_filter", "content_policy_violation", "invalid_prompt", "misalignment_policy_violation", "bio_policy"}
+)
+"""Codes of requests that a filter refused: Azure's, and those of `openai.types.responses.ResponseError`."""
 _SHOWN = 400
 
 
 class Failure(Exception):
     """A call failed.
 
-    Attributes:
-        error: What to raise if it is not tried again.
+    Args:
+        error: What callers see of it.
         retry: Whether another attempt may help.
         after: Seconds the server asked to wait, or None.
     """
 
     def __init__(self, error: ModelError, *, retry: bool = False, after: float | None = None) -> None:
         super().__init__(str(error))
+        error.retryable, error.retry_after = retry, after
         self.error = error
-        self.retry = retry
-        self.after = after
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +58,13 @@ class Call:
         model: The model's name.
         server: The server's address.
         key: The key that was sent; never shown, and masked where a server repeats it.
+        protocol: What was spoken.
     """
 
     model: str
     server: str
     key: str = ""
+    protocol: str = "chat-completions"
 
     @property
     def shown(self) -> str:
@@ -105,16 +111,16 @@ def unreachable(call: Call, why: object) -> Failure:
     )
 
 
-def broken(call: Call, why: object) -> Failure:
+def broken(call: Call, why: object, *, retry: bool = True) -> Failure:
     """The reply broke off, or was not a reply."""
-    return Failure(ModelStreamBroken(f"the reply from {call.shown} broke off: {call.quote(why)}"), retry=True)
+    return Failure(ModelStreamBroken(f"the reply from {call.shown} broke off: {call.quote(why)}"), retry=retry)
 
 
 def not_an_api(call: Call) -> Failure:
     """The address answers, but not as a model server."""
     return Failure(
         ModelRefused(
-            f"{call.shown} does not speak the chat-completions protocol; check OPENAI_BASE_URL (it usually ends in /v1)"
+            f"{call.shown} does not speak the {call.protocol} protocol; check OPENAI_BASE_URL (it usually ends in /v1)"
         )
     )
 
@@ -137,6 +143,8 @@ def refused(call: Call, status: int, body: object, headers: Mapping[str, str]) -
                 "use a model with a larger window, or a shorter task"
             )
         )
+    if code in _POLICY:
+        return Failure(ModelDeclined(f"{call.shown} declined to answer ({code}): {said}"))
     if status in (401, 403) or code == "invalid_api_key":
         hint = "check OPENAI_API_KEY" if call.key else "set OPENAI_API_KEY"
         return Failure(ModelAuthError(f"{call.shown} refuses the key ({status}): {said}; {hint}"))

@@ -1,23 +1,25 @@
-"""Models behind any server that speaks OpenAI's chat-completions protocol."""
+"""Models behind any server that speaks OpenAI's protocols: chat completions, or Responses."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import json
 import os
-import random
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from agentexec.errors import ModelAuthError, ModelRateLimited, SettingsError
-from agentexec.models.base import ChatMessage, Completion, Model, ModelRetry, OnRetry, OnText
+from agentexec.errors import ModelAuthError, SettingsError
+from agentexec.models.api import Api, ApiName, ChatApi, ResponsesApi
+from agentexec.models.base import CallOptions, ChatMessage, Completion, Feature, Model, OnRetry, OnText
 from agentexec.models.failures import Call, Failure, broken, not_an_api, read_body, refused, unreachable
-from agentexec.models.prices import cost_of
+from agentexec.models.prices import cost_of, window_of
 from agentexec.models.reply import Reply
+from agentexec.models.retries import Retries as Retries
+from agentexec.models.retries import with_retries
 from agentexec.models.sight import Images, Sight, body_of
 from agentexec.models.sse import EventReader
-from agentexec.pictures import Picture
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -27,33 +29,8 @@ _TAIL_SECONDS = 5.0
 """How long to wait for the usage that follows a finished text."""
 
 
-@dataclass(frozen=True, slots=True)
-class Retries:
-    """How often and how soon a failed call is tried again.
-
-    Attributes:
-        attempts: Calls in all; 1 tries nothing again.
-        first_delay: Seconds before the second attempt; doubled for each further one, with jitter.
-        longest_delay: Seconds at which the doubling ends.
-        longest_wait: Seconds of a server's Retry-After that are waited; a longer one ends the call.
-    """
-
-    attempts: int = 5
-    first_delay: float = 0.5
-    longest_delay: float = 30.0
-    longest_wait: float = 60.0
-
-    def delay(self, attempt: int, after: float | None) -> float | None:
-        """Return the seconds to wait after a failed attempt (from 1), or None to give up."""
-        if attempt >= self.attempts or (after is not None and after > self.longest_wait):
-            return None
-        # Jitter keeps many clients from coming back at the same moment; never before the server's word.
-        backoff = min(self.first_delay * 2 ** (attempt - 1), self.longest_delay)
-        return after * random.uniform(1.0, 1.1) if after is not None else backoff * random.uniform(0.75, 1.25)  # noqa: S311
-
-
 class OpenAIModel(Model):
-    """A model of an OpenAI-compatible server, by streaming chat completions.
+    """A model of an OpenAI-compatible server, by streaming chat completions or Responses.
 
     Args:
         name: The model, as the server calls it.
@@ -63,6 +40,9 @@ class OpenAIModel(Model):
         connect_timeout: Seconds a connection may take.
         retries: What happens when a call fails; a reply that breaks off half way is tried again too.
         images: Whether pictures are sent: `auto` sends them until the server refuses, `off` never does.
+        api: The protocol: `chat` for chat completions, which every server speaks, or `responses`.
+        parameters: Further fields of each request, such as `temperature`, `reasoning_effort` or `max_tokens`.
+        context_window: Tokens of request and reply together; None takes what the price list says.
 
     Raises:
         SettingsError: the name is empty or the address is not one.
@@ -79,6 +59,9 @@ class OpenAIModel(Model):
         connect_timeout: float = 10.0,
         retries: Retries | None = None,
         images: Images = "auto",
+        api: ApiName = "chat",
+        parameters: Mapping[str, Any] | None = None,
+        context_window: int | None = None,
     ) -> None:
         if not name.strip():
             raise SettingsError("the model's name is empty; set AGENTEXEC_MODEL, or give -m")
@@ -91,17 +74,37 @@ class OpenAIModel(Model):
             raise ModelAuthError(
                 "no API key: set OPENAI_API_KEY, or OPENAI_BASE_URL for a server of your own that needs none"
             )
-        self._call = Call(name, server, key)
+        if context_window is not None and context_window <= 0:
+            raise SettingsError(f"context_window must be more than 0, not {context_window}")
+        self._call = Call(name, server, key, protocol="chat-completions" if api == "chat" else "Responses")
+        self._api: Api = ChatApi(self._call) if api == "chat" else ResponsesApi(self._call)
+        self._api_name = api
+        self._parameters = dict(parameters or {})
+        self._window = context_window
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self._retries = retries or Retries()
-        self._sight = Sight(images)
-        self._features: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+        self._images, self._sight = images, Sight(images)
         self._client: AsyncOpenAI | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         return f"OpenAIModel({self.name!r}, base_url={self._call.shown!r})"
+
+    @property
+    def supports(self) -> frozenset[Feature]:
+        """Tools and formats; a server that refuses formats is asked without."""
+        return frozenset({"format", "tools"})
+
+    @property
+    def context_window(self) -> int | None:
+        """As given, else as the price list has it for this server or this model."""
+        return self._window or _window_of(self.name, self._call.server)
+
+    @property
+    def identity(self) -> str:
+        parameters = json.dumps(self._parameters, sort_keys=True, default=repr)
+        return f"openai:{self._api_name}:{self._call.shown}:{self.name}:images={self._images}:{parameters}"
 
     async def complete(
         self,
@@ -109,21 +112,17 @@ class OpenAIModel(Model):
         *,
         on_text: OnText | None = None,
         on_retry: OnRetry | None = None,
+        options: CallOptions | None = None,
     ) -> Completion:
         """Answer a conversation; see `Model.complete`."""
-        attempt = 1
-        while True:
+
+        async def attempt() -> Completion:
             try:
-                return await self._attempt(messages, on_text)
+                return await self._attempt(messages, on_text, options or CallOptions())
             except Failure as failure:
-                delay = self._retries.delay(attempt, failure.after) if failure.retry else None
-                if delay is None:
-                    raise _final(failure, attempt) from failure.__cause__
-                reason = str(failure)
-            if on_retry is not None:
-                on_retry(ModelRetry(attempt, delay, reason))
-            await asyncio.sleep(delay)
-            attempt += 1
+                raise failure.error from failure.__cause__
+
+        return await with_retries(attempt, self._retries, on_retry)
 
     async def close(self) -> None:
         """Release connections. Closing twice has no effect."""
@@ -131,18 +130,23 @@ class OpenAIModel(Model):
         if client is not None and self._loop is asyncio.get_running_loop():
             await client.close()
 
-    async def _attempt(self, messages: Sequence[ChatMessage], on_text: OnText | None) -> Completion:
+    async def _attempt(
+        self, messages: Sequence[ChatMessage], on_text: OnText | None, options: CallOptions
+    ) -> Completion:
         openai, client = await self._connect()
         pictures = self._sight.choose(messages)
-        body: Any = body_of(messages, pictures)
-        reply = Reply(self._call, on_text)
-        create = client.chat.completions.with_streaming_response.create
+        reply = self._api.reply(on_text)
+        fields = self._api.request(messages, body_of(messages, pictures), options)
         try:
-            async with create(model=self.name, messages=body, **self._features) as response:
+            create = self._api.create(client)
+            async with create(model=self.name, extra_body=self._parameters or None, **fields) as response:
                 await self._read(response, reply)
         except openai.APIStatusError as error:
-            if self._give_up(error.status_code, error.body, pictures):
-                return await self._attempt(messages, on_text)
+            said = str(error.body)
+            if self._api.give_up(error.status_code, said) or self._sight.refused(
+                error.status_code, read_body(error.body)[1], pictures
+            ):
+                return await self._attempt(messages, on_text, options)
             raise refused(self._call, error.status_code, error.body, error.response.headers) from error
         except openai.APITimeoutError as error:
             raise unreachable(self._call, f"no answer within {self._timeout:g} s") from error
@@ -150,14 +154,6 @@ class OpenAIModel(Model):
             raise unreachable(self._call, error.__cause__ or error) from error
         answer = reply.completion()
         return reply.completion(cost_of(answer.model, answer.usage, base_url=self._call.server))
-
-    def _give_up(self, status: int, body: object, pictures: Sequence[Picture]) -> bool:
-        """Do without what an older or a blind server refuses; return whether that may help."""
-        for feature in ("stream_options", "stream"):
-            if status in (400, 422) and feature in str(body) and feature in self._features:
-                del self._features[feature]
-                return True
-        return self._sight.refused(status, read_body(body)[1], pictures)
 
     async def _connect(self) -> tuple[Any, AsyncOpenAI]:
         # Half a second of imports: in a thread, so that the loop goes on showing and watching.
@@ -178,7 +174,7 @@ class OpenAIModel(Model):
         if kind in ("text/html", "application/xhtml+xml"):
             raise not_an_api(self._call)
         async with contextlib.aclosing(response.iter_bytes()) as chunks:
-            if kind == "application/json" or "stream" not in self._features:
+            if kind == "application/json" or "stream" not in self._api.features:
                 body = bytearray()
                 while (chunk := await self._next(chunks, reply)) is not None:
                     body += chunk
@@ -221,14 +217,12 @@ class OpenAIModel(Model):
 
 def _import_openai() -> Any:
     import openai
-    import openai.resources.chat  # the client would import it at the first call, in the loop
+    import openai.resources.chat  # the client would import them at the first call, in the loop
+    import openai.resources.responses
 
     return openai
 
 
-def _final(failure: Failure, attempts: int) -> Exception:
-    error = failure.error
-    notes = [f"tried {attempts} times"] if attempts > 1 else []
-    if failure.after is not None and isinstance(error, ModelRateLimited):
-        notes.append(f"the server asks to wait {failure.after:.0f} s")
-    return type(error)(f"{error} ({', '.join(notes)})") if notes else error
+@functools.lru_cache(maxsize=64)
+def _window_of(name: str, server: str) -> int | None:
+    return window_of(name, server)

@@ -42,3 +42,26 @@ def cost_of(model: str, usage: Usage | None, *, base_url: str | None = None) -> 
     if price.provider.id not in _ONE_PRICE or "oss" in price.model.id:
         return None
     return price.total_price
+
+
+def window_of(model: str, base_url: str | None = None) -> int | None:
+    """Return a model's context window in tokens as the price list has it, or None.
+
+    Args:
+        model: As users name it.
+        base_url: The server. Elsewhere than at a known one, only models that are the same everywhere count: what
+            serves open weights sets a window of its own.
+    """
+    import genai_prices
+
+    nothing = genai_prices.Usage()
+    if base_url is not None:
+        try:
+            return genai_prices.calc_price(nothing, model, provider_api_url=base_url).model.context_window
+        except LookupError:
+            pass
+    try:
+        price = genai_prices.calc_price(nothing, model, provider_id="litellm")
+    except LookupError:
+        return None
+    return price.model.context_window if price.provider.id in _ONE_PRICE and "oss" not in price.model.id else None

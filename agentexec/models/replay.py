@@ -14,7 +14,18 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agentexec.errors import ReplayMismatch, SettingsError
-from agentexec.models.base import ChatMessage, Completion, Model, OnRetry, OnText, Usage
+from agentexec.models.base import (
+    CallOptions,
+    ChatMessage,
+    Completion,
+    Feature,
+    Model,
+    ModelWrapper,
+    OnRetry,
+    OnText,
+    ToolCall,
+    Usage,
+)
 
 _PIECE = re.compile(r"\s*\S+\s*|\s+")
 
@@ -30,6 +41,8 @@ class RecordedCall(BaseModel):
         cost: USD, or None where unknown.
         finish_reason: As the server put it.
         model: The model that answered.
+        calls: Tool calls: id, name and arguments of each.
+        refusal: Whether the model declined.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +54,8 @@ class RecordedCall(BaseModel):
     cost: Decimal | None = None
     finish_reason: str = "stop"
     model: str = ""
+    calls: tuple[tuple[str, str, str], ...] = ()
+    refusal: bool = False
 
 
 class ReplayModel(Model):
@@ -69,12 +84,18 @@ class ReplayModel(Model):
         """The models that gave the recorded replies."""
         return tuple(dict.fromkeys(call.model for call in self._calls if call.model))
 
+    @property
+    def supports(self) -> frozenset[Feature]:
+        """All there is: whatever was asked when it was recorded is what comes."""
+        return frozenset({"format", "tools"})
+
     async def complete(
         self,
         messages: Sequence[ChatMessage],
         *,
         on_text: OnText | None = None,
         on_retry: OnRetry | None = None,
+        options: CallOptions | None = None,
     ) -> Completion:
         """Return the next recorded reply for the role of the first message.
 
@@ -88,7 +109,15 @@ class ReplayModel(Model):
             for piece in _PIECE.findall(call.text):
                 on_text(piece)
                 await asyncio.sleep(self._pace)
-        return Completion(call.text, call.usage, call.cost, call.finish_reason, call.model)
+        return Completion(
+            text=call.text,
+            usage=call.usage,
+            cost=call.cost,
+            finish_reason=call.finish_reason,
+            model=call.model,
+            calls=tuple(ToolCall(*each) for each in call.calls),
+            refusal=call.refusal,
+        )
 
     def _next(self, role: str) -> RecordedCall:
         calls = [call for call in self._calls if call.role == role]
@@ -106,7 +135,7 @@ class ReplayModel(Model):
         return Counter(call.role for call in self._calls)
 
 
-class RecordingModel(Model):
+class RecordingModel(ModelWrapper):
     """Passes calls on to a model and writes what it answers to a file, one JSON line per call.
 
     The file is started anew with the first call. It holds replies and digests of requests: no key, and
@@ -114,14 +143,12 @@ class RecordingModel(Model):
 
     Args:
         model: The model that answers.
-        path: The file.
+        path: The file; or another recorder whose file this one shares, where several models answer one run.
     """
 
-    def __init__(self, model: Model, path: str | Path) -> None:
-        self.name = model.name
-        self._model = model
-        self._path = Path(path)
-        self._started = False
+    def __init__(self, model: Model, path: str | Path | RecordingModel) -> None:
+        super().__init__(model)
+        self._tape: _Tape = path._tape if isinstance(path, RecordingModel) else _Tape(Path(path))
 
     async def complete(
         self,
@@ -129,26 +156,37 @@ class RecordingModel(Model):
         *,
         on_text: OnText | None = None,
         on_retry: OnRetry | None = None,
+        options: CallOptions | None = None,
     ) -> Completion:
         """Answer as the wrapped model does, and record it."""
-        answer = await self._model.complete(messages, on_text=on_text, on_retry=on_retry)
-        call = RecordedCall(
-            role=role_of(messages),
-            text=answer.text,
-            request=digest(messages),
-            usage=answer.usage,
-            cost=answer.cost,
-            finish_reason=answer.finish_reason,
-            model=answer.model,
+        answer = await super().complete(messages, on_text=on_text, on_retry=on_retry, options=options)
+        self._tape.write(
+            RecordedCall(
+                role=role_of(messages),
+                text=answer.text,
+                request=digest(messages),
+                usage=answer.usage,
+                cost=answer.cost,
+                finish_reason=answer.finish_reason,
+                model=answer.model,
+                calls=tuple((call.id, call.name, call.arguments) for call in answer.calls),
+                refusal=answer.refusal,
+            )
         )
+        return answer
+
+
+class _Tape:
+    """The file of a recording, started anew by the first call that is written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._started = False
+
+    def write(self, call: RecordedCall) -> None:
         with self._path.open("a" if self._started else "w", encoding="utf-8") as file:
             file.write(call.model_dump_json() + "\n")
         self._started = True
-        return answer
-
-    async def close(self) -> None:
-        """Close the wrapped model."""
-        await self._model.close()
 
 
 def role_of(messages: Sequence[ChatMessage]) -> str:
@@ -165,7 +203,8 @@ def digest(messages: Sequence[ChatMessage]) -> str:
 
 def _parts(message: ChatMessage) -> list[str]:
     pictures = [f"{picture.name}:{hashlib.sha256(picture.data).hexdigest()}" for picture in message.pictures]
-    return [message.role, message.content, *pictures]
+    calls = [f"{call.id}:{call.name}:{call.arguments}" for call in message.calls]
+    return [message.role, message.content, *pictures, *calls, *([message.call_id] if message.call_id else [])]
 
 
 def load_recording(path: Path) -> tuple[RecordedCall, ...]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 
-from agentexec.models.base import ChatMessage, Completion, Model, OnRetry, OnText, Usage
+from agentexec.models.base import CallOptions, ChatMessage, Completion, Model, OnRetry, OnText, Usage
 
 Line = str | Completion | BaseException
 Lines = Sequence[Line] | Callable[[Sequence[ChatMessage]], Line]
@@ -52,6 +52,7 @@ class ScriptedModel(Model):
         *,
         on_text: OnText | None = None,
         on_retry: OnRetry | None = None,
+        options: CallOptions | None = None,
     ) -> Completion:
         role = role_of(messages)
         self.calls.append((role, messages))
@@ -88,6 +89,7 @@ class SilentModel(Model):
         *,
         on_text: OnText | None = None,
         on_retry: OnRetry | None = None,
+        options: CallOptions | None = None,
     ) -> Completion:
         await asyncio.Event().wait()
         raise AssertionError("unreachable")

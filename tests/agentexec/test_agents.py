@@ -126,7 +126,7 @@ async def test_a_model_call_is_told_to_the_log_piece_by_piece() -> None:
     class Talks(Model):
         name = "talks"
 
-        async def complete(self, messages, *, on_text=None, on_retry=None):  # type: ignore[no-untyped-def]
+        async def complete(self, messages, *, on_text=None, on_retry=None, options=None):  # type: ignore[no-untyped-def]
             on_text("a")
             on_retry(ModelRetry(1, 0.5, "broken"))
             on_text("ab")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from agentexec.events import Event, RunStarted
-from agentexec.models.base import ChatMessage, Completion, Model, OnRetry, OnText, Usage
+from agentexec.models.base import CallOptions, ChatMessage, Completion, Model, OnRetry, OnText, Usage
 from agentexec.solving import solve
 from sandboxes.fake import FakeExecutor
 
@@ -35,6 +35,7 @@ class InstantModel(Model):
         *,
         on_text: OnText | None = None,
         on_retry: OnRetry | None = None,
+        options: CallOptions | None = None,
     ) -> Completion:
         self._count += 1
         if messages[0].content.startswith("You are the reviewer."):

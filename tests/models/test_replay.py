@@ -8,6 +8,7 @@ import pytest
 
 from agentexec.errors import ModelRateLimited, ReplayMismatch, SettingsError
 from agentexec.models import (
+    CallOptions,
     ChatMessage,
     Completion,
     Model,
@@ -32,7 +33,12 @@ class Scripted(Model):
         self.closed = False
 
     async def complete(
-        self, messages: object, *, on_text: OnText | None = None, on_retry: OnRetry | None = None
+        self,
+        messages: object,
+        *,
+        on_text: OnText | None = None,
+        on_retry: OnRetry | None = None,
+        options: CallOptions | None = None,
     ) -> Completion:
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
