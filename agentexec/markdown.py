@@ -97,7 +97,7 @@ def read_reply(text: str, *, cut: bool = False) -> Reply:
     """
     fences = parse_fences(text)
     runnable = [fence for fence in fences if fence.runnable]
-    finished = [f for f in runnable if f.ended_by == "fence" or (f.ended_by == "text" and not cut)]
+    finished = [fence for fence in runnable if is_finished(fence, cut=cut)]
     answer = _final_answer(text, fences)
     return Reply(
         blocks=tuple(fence.block() for fence in finished),
@@ -106,6 +106,11 @@ def read_reply(text: str, *, cut: bool = False) -> Reply:
         claimed=answer is not None,
         unrun_files=tuple(f.filename for f in fences if f.filename and not is_runnable(f.language)),
     )
+
+
+def is_finished(fence: Fence, *, cut: bool = False) -> bool:
+    """Whether a fence of a message ends where its author meant it to; `cut` as in `read_reply`."""
+    return fence.ended_by == "fence" or (fence.ended_by == "text" and not cut)
 
 
 def code_blocks(text: str) -> list[CodeBlock]:
@@ -184,7 +189,19 @@ def _filename(info: str, language: str, code: str) -> str | None:
 _ANSWER_LINE = re.compile(r" {0,3}(\*\*|__)?" + re.escape(FINAL_ANSWER) + r"(\*\*|__)?(.*)", re.DOTALL)
 
 
+def before_answer(text: str) -> str:
+    """Return what a message says before its final answer; all of it where it holds none."""
+    found = _find_answer(text, parse_fences(text))
+    return text if found is None else "\n".join(text.replace("\r\n", "\n").split("\n")[: found[0]]).strip()
+
+
 def _final_answer(text: str, fences: list[Fence]) -> str | None:
+    found = _find_answer(text, fences)
+    return None if found is None else found[1]
+
+
+def _find_answer(text: str, fences: list[Fence]) -> tuple[int, str] | None:
+    """Return the number of the answer's first line, and the answer."""
     if FINAL_ANSWER not in text:
         return None
     lines = text.replace("\r\n", "\n").split("\n")
@@ -196,7 +213,7 @@ def _final_answer(text: str, fences: list[Fence]) -> str | None:
             if opened and not closed:  # `**FINAL ANSWER: 42**`
                 rest = rest.removesuffix(opened)
             answer = "\n".join([rest, *lines[number + 1 :]]).strip()
-            return answer or None
+            return (number, answer) if answer else None
     return None
 
 

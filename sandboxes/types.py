@@ -120,10 +120,12 @@ class Display(_Frozen):
     Attributes:
         data: MIME type to text; binary types are base64.
         metadata: As the kernel sent it.
+        execution_count: Where it is the value of a cell's last line, that cell's number; None where it was displayed.
     """
 
     data: Mapping[str, str]
     metadata: Mapping[str, Any] = Field(default_factory=dict)
+    execution_count: int | None = None
 
 
 class ErrorInfo(_Frozen):
@@ -174,6 +176,7 @@ class Result(_Frozen):
         files: Files created or changed in the workspace (at most 1,000).
         displays: Rich outputs (kernels).
         error: The exception that ended the cell (kernels).
+        execution_count: The cell's number, counted by the kernel from 1 (kernels).
         isolation: What enforced the limits.
         message: For people: why the verdict is what it is, e.g. which limit was passed and by how much.
     """
@@ -192,6 +195,7 @@ class Result(_Frozen):
     files: tuple[WorkspaceFile, ...] = ()
     displays: tuple[Display, ...] = ()
     error: ErrorInfo | None = None
+    execution_count: int | None = None
     isolation: Isolation = Isolation(tier="unknown")
     message: str = ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +18,11 @@ from sandboxes.types import Display, ErrorInfo
 MAX_DISPLAYS, MAX_DISPLAY_BYTES = 100, 16 << 20
 MAX_TEXT = 1 << 20
 """Number and bytes of the displays of a cell, characters of a traceback."""
+MAX_KINDS, MAX_METADATA, MAX_DEPTH = 50, 10_000, 20
+"""Representations of a display, characters and nesting of its metadata."""
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_NOT_AS_SAID = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
+"""What comes of reading a message that is not what the messaging protocol says."""
 
 
 class Cell:
@@ -26,17 +31,20 @@ class Cell:
     def __init__(self, client: AsyncKernelClient) -> None:
         self._client = client
         self.displays: list[Display] = []
-        self._ids: dict[str, int] = {}
+        self._ids: dict[str, list[int]] = {}
         self._bytes = 0
         self._clear = False
         self._left_out = 0
+        self._malformed = 0
         self.sent = False
         self.error: ErrorInfo | None = None
+        self.execution_count: int | None = None
 
     @property
     def notes(self) -> list[str]:
         """What is to be said of what was left out."""
-        return [f"{self._left_out} displays were left out"] if self._left_out else []
+        counts = ((self._left_out, "displays were left out"), (self._malformed, "malformed messages were left out"))
+        return [f"{count} {what}" for count, what in counts if count]
 
     async def run(self, code: str) -> None:
         """Have the kernel run the code; return when it is done with it."""
@@ -47,61 +55,110 @@ class Cell:
             await asyncio.get_running_loop().create_future()
         while True:
             message = await next_message(self._client.get_iopub_msg)
-            if message.get("parent_header", {}).get("msg_id") != asked:
+            if message["parent_header"].get("msg_id") != asked:
                 continue
-            content, kind = message.get("content", {}), message.get("msg_type")
-            if kind == "status" and content.get("execution_state") == "idle":
-                return
-            self._take(str(kind), content)
+            content, kind = message.get("content"), message.get("msg_type")
+            if not isinstance(content, dict) or not isinstance(kind, str):
+                self._malformed += 1
+            elif kind == "status":
+                if content.get("execution_state") == "idle":
+                    return
+            else:
+                try:
+                    self._take(kind, content)
+                except _NOT_AS_SAID:
+                    self._malformed += 1
 
     def _take(self, kind: str, content: Mapping[str, Any]) -> None:
         if kind in ("display_data", "execute_result"):
-            self._show(content)
+            self._show(content, _count(content) if kind == "execute_result" else None)
+        elif kind == "execute_input":
+            self.execution_count = _count(content)
         elif kind == "update_display_data":
             self._update(content)
         elif kind == "clear_output":
-            if content.get("wait"):
-                self._clear = True
-            else:
-                self.displays.clear()
+            self._clear = True
+            if not content.get("wait"):
+                self._clear_now()
         elif kind == "error":
-            coloured = "\n".join(str(line) for line in content.get("traceback") or ())[:MAX_TEXT]
+            coloured = _valid("\n".join(str(line) for line in content.get("traceback") or ())[:MAX_TEXT])
             self.error = ErrorInfo(
-                name=str(content.get("ename", ""))[:1000],
-                message=str(content.get("evalue", ""))[:MAX_TEXT],
+                name=_valid(str(content.get("ename", ""))[:1000]),
+                message=_valid(str(content.get("evalue", ""))[:MAX_TEXT]),
                 traceback=_ANSI.sub("", coloured),
                 coloured=coloured,
             )
 
-    def _show(self, content: Mapping[str, Any]) -> None:
+    def _clear_now(self) -> None:
+        self.displays.clear()
+        self._ids.clear()
+        self._bytes, self._clear = 0, False
+
+    def _show(self, content: Mapping[str, Any], count: int | None) -> None:
         if self._clear:
-            self.displays.clear()
-            self._clear = False
-        display = self._display(content)
-        if display is None:
+            self._clear_now()
+        display = _display(content, count)
+        if len(self.displays) >= MAX_DISPLAYS or self._bytes + _size(display) > MAX_DISPLAY_BYTES:
+            self._left_out += 1
             return
-        name = content.get("transient", {}).get("display_id")
-        if isinstance(name, str):
-            self._ids[name] = len(self.displays)
+        self._bytes += _size(display)
+        name = _display_id(content)
+        if name is not None:
+            self._ids.setdefault(name, []).append(len(self.displays))
         self.displays.append(display)
 
     def _update(self, content: Mapping[str, Any]) -> None:
-        at = self._ids.get(str(content.get("transient", {}).get("display_id")))
-        display = self._display(content)
-        if display is not None and at is not None and at < len(self.displays):
-            self.displays[at] = display
+        """Replace what was displayed under a name; in this cell only, since results of others are given away."""
+        display = _display(content)
+        for at in self._ids.get(_display_id(content) or "", ()):
+            size = self._bytes - _size(self.displays[at]) + _size(display)
+            if size > MAX_DISPLAY_BYTES:
+                self._left_out += 1
+                continue
+            self._bytes, self.displays[at] = size, display
 
-    def _display(self, content: Mapping[str, Any]) -> Display | None:
-        """Return a display, or None if it is too much."""
-        data = {str(kind): _text(value) for kind, value in dict(content.get("data") or {}).items()}
-        size = sum(len(text) for text in data.values())
-        if len(self.displays) >= MAX_DISPLAYS or self._bytes + size > MAX_DISPLAY_BYTES or len(data) > 50:
-            self._left_out += 1
-            return None
-        self._bytes += size
-        metadata = content.get("metadata")
-        small = isinstance(metadata, dict) and len(str(metadata)) < 10_000
-        return Display(data=data, metadata=metadata if small and isinstance(metadata, dict) else {})
+
+def _display(content: Mapping[str, Any], count: int | None = None) -> Display:
+    data = {_valid(str(kind)): _text(value) for kind, value in dict(content.get("data") or {}).items()}
+    if len(data) > MAX_KINDS:
+        raise ValueError("an object in too many representations")
+    metadata = _tame(content.get("metadata"))
+    small = isinstance(metadata, dict) and len(json.dumps(metadata)) <= MAX_METADATA
+    return Display(data=data, metadata=metadata if small else {}, execution_count=count)
+
+
+def _size(display: Display) -> int:
+    return sum(len(text) for text in display.data.values())
+
+
+def _display_id(content: Mapping[str, Any]) -> str | None:
+    name = (content.get("transient") or {}).get("display_id")
+    return name[:1000] if isinstance(name, str) else None
+
+
+def _count(content: Mapping[str, Any]) -> int | None:
+    count = content.get("execution_count")
+    return count if isinstance(count, int) and 0 <= count < 1 << 31 else None
+
+
+def _valid(text: str) -> str:
+    """Return text that can be encoded: JSON can hold half of a surrogate pair."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _tame(value: Any, depth: int = 0) -> Any:
+    """Return JSON that can be written again: not nested too deep, and with valid text only."""
+    if depth > MAX_DEPTH:
+        return None
+    if isinstance(value, str):
+        return _valid(value)
+    if isinstance(value, float) and not math.isfinite(value):  # Python's JSON has them, others' has not
+        return None
+    if isinstance(value, dict):
+        return {_valid(str(key)): _tame(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_tame(item, depth + 1) for item in value]
+    return value
 
 
 def picture(display: Display, kind: str) -> bytes:
@@ -116,9 +173,7 @@ def picture(display: Display, kind: str) -> bytes:
 
 def _text(value: object) -> str:
     """Return a representation as text; JSON types come as what they are."""
-    if isinstance(value, str):
-        return value
-    return json.dumps(value)
+    return _valid(value) if isinstance(value, str) else json.dumps(value)
 
 
 async def next_message(get: Any) -> dict[str, Any]:

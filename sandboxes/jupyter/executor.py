@@ -256,6 +256,7 @@ class KernelExecutor(ScriptExecutor):
         changes: dict[str, Any] = {
             "displays": tuple(cell.displays),
             "error": cell.error,
+            "execution_count": cell.execution_count,
             "files": (*result.files, *pictures),
         }
         notes = [report.message, *cell.notes]
