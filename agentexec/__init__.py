@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         StopCondition,
         TextSeen,
     )
+    from agentexec.telemetry import Tracing
 
 __all__ = [
     "Agent",
@@ -64,6 +65,7 @@ __all__ = [
     "Stop",
     "StopCondition",
     "TextSeen",
+    "Tracing",
     "Usage",
     "converse",
     "solve",
@@ -94,6 +96,7 @@ _HOMES = {
         "StopCondition",
         "TextSeen",
     ),
+    "telemetry": ("Tracing",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

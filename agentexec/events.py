@@ -62,6 +62,17 @@ class RunStarted(Event):
     files: tuple[str, ...] = ()
 
 
+class TraceStarted(Event):
+    """The run is traced by OpenTelemetry; a resumption links to this trace.
+
+    Attributes:
+        traceparent: Of the run's root span, in the form of https://www.w3.org/TR/trace-context/.
+    """
+
+    type: Literal["trace_started"] = "trace_started"
+    traceparent: str
+
+
 class TurnStarted(Event):
     """An agent was asked for its next message."""
 
@@ -190,6 +201,7 @@ class RunFinished(Event):
 
 AnyEvent = Annotated[
     RunStarted
+    | TraceStarted
     | TurnStarted
     | ModelText
     | ModelRetried

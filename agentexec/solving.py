@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from agentexec.agents import Approve, ExecutorAgent, coder, load_prompt, planner, reviewer
 from agentexec.conversation import Conversation, NextSpeaker, converse
@@ -34,6 +34,9 @@ from sandboxes.executor import Executor
 from sandboxes.paths import workspace_path
 from sandboxes.registry import open_executor
 from sandboxes.types import Limits
+
+if TYPE_CHECKING:
+    from agentexec.telemetry import Tracing
 
 InputFiles = Mapping[str, bytes] | Iterable[str | Path]
 """Names and contents, or paths on this machine, each copied in under its last component."""
@@ -63,6 +66,7 @@ async def solve(
     stop: AnyStop | None = None,
     prompts: Mapping[Role, str | Path] | None = None,
     on_event: Listener | None = None,
+    tracing: Tracing | bool = False,
 ) -> SolveResult:
     """Let a team solve a task by writing code that runs in a sandbox.
 
@@ -87,6 +91,8 @@ async def solve(
         stop: A further stop condition. (One nudge, then `stall`, is always on.)
         prompts: Files with system prompts in place of the package's own.
         on_event: Called with every event, transient ones too. If it raises, the run ends with that error.
+        tracing: OpenTelemetry spans and metrics of the run: a `Tracing`, or True for one that uses what the
+            application has set up.
 
     Raises:
         ValueError: an argument makes no sense, or two files have one name.
@@ -113,6 +119,8 @@ async def solve(
         executor=ExecutorAgent(place, approve=approve),
     )
     log = EventLog()
+    if tracing:
+        _follow(tracing, log)
     if on_event is not None:
         log.subscribe(on_event)
     run = _Run(task, log, team, place, inputs, condition)
@@ -213,6 +221,12 @@ class _Run:
         except SandboxError as error:
             return f"closing the sandbox failed: {_words(error)}"
         return ""
+
+
+def _follow(tracing: Tracing | bool, log: EventLog) -> None:
+    from agentexec.telemetry import Tracing  # costs 50 ms, for which most runs have no use
+
+    (Tracing() if isinstance(tracing, bool) else tracing).follow(log)
 
 
 def _stopped(stop: Stop) -> RunFinished:

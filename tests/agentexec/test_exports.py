@@ -40,6 +40,7 @@ EXPORTS = [
     "Stop",
     "StopCondition",
     "TextSeen",
+    "Tracing",
     "Usage",
     "converse",
     "solve",
