@@ -32,11 +32,9 @@ class Exporting:
         self.failed = ""
         named = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
         self.endpoint = named or "http://localhost:4318"
-        # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, which `create` reads, win over a name of ours.
-        own = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "agentexec"}
-        resource = Resource(own).merge(Resource.create())
-        if own and resource.attributes.get("service.name", "").__str__().startswith("unknown_service"):
-            resource = resource.merge(Resource(own))
+        resource = Resource.create()  # which reads OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES
+        if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):
+            resource = resource.merge(Resource({"service.name": "agentexec"}))
         self._spans: TracerProvider | None = None
         self._meters: MeterProvider | None = None
         if traces:

@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentexec.cli.approval import Approver
 from agentexec.cli.options import SANDBOX_FAILED, USAGE, Place, fail, make_executor, place_of
 from agentexec.cli.output import CannotWrite, abandon_stderr, say, write_stdout
 from agentexec.cli.signals import INTERRUPTED, interrupts
+from agentexec.cli.tracing import tracing
 from agentexec.cli.view import View, make_view
 from agentexec.errors import ModelError, SettingsError
 from agentexec.events import Event, RunFinished, RunStarted, Status
@@ -25,6 +26,9 @@ from agentexec.result import SolveResult, result_of
 from agentexec.settings import Settings, load_settings
 from agentexec.solving import read_inputs, solve
 from sandboxes.errors import SandboxError, UnknownExecutor
+
+if TYPE_CHECKING:
+    from agentexec.telemetry import Tracing
 
 _STATUS = {
     "solved": 0,
@@ -73,8 +77,8 @@ def solve_command(request: Request, flags: Mapping[str, Any]) -> int:
     place = place_of(settings.model_dump())
     workspace = request.workspace or Path(tempfile.mkdtemp(prefix="agentexec-"))
     try:
-        with make_view(sys.stderr) as view:
-            run = _Run(request, settings, place, model, workspace, view)
+        with tracing(settings.base_url) as traced, make_view(sys.stderr) as view:
+            run = _Run(request, settings, place, model, workspace, view, traced)
             result = asyncio.run(run.run(inputs))
     except BaseException:
         if request.workspace is None:
@@ -134,9 +138,17 @@ class _Run:
     """One run under the command line: signals, view, and what is left of it when it is interrupted."""
 
     def __init__(
-        self, request: Request, settings: Settings, place: Place, model: Model, workspace: Path, view: View
+        self,
+        request: Request,
+        settings: Settings,
+        place: Place,
+        model: Model,
+        workspace: Path,
+        view: View,
+        traced: Tracing | None,
     ) -> None:
         self._request, self._settings, self._place = request, settings, place
+        self._traced = traced
         self._model, self._workspace = model, workspace
         self._view: View | None = view
         self._events: list[Event] = []
@@ -186,6 +198,7 @@ class _Run:
                 max_cost=settings.max_cost,
                 deadline=settings.deadline,
                 on_event=self._on_event,
+                tracing=self._traced or False,
                 **options,
             )
 

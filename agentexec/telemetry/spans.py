@@ -56,7 +56,8 @@ def last_trace(log: EventLog) -> SpanContext | None:
             match = _TRACEPARENT.fullmatch(event.traceparent)
             if match is not None:
                 flags = TraceFlags(int(match[3], 16))
-                return SpanContext(int(match[1], 16), int(match[2], 16), is_remote=True, trace_flags=flags)
+                context = SpanContext(int(match[1], 16), int(match[2], 16), is_remote=True, trace_flags=flags)
+                return context if context.is_valid else None
     return None
 
 
