@@ -14,6 +14,8 @@ AgentexecError
 │   ├── SnapshotCorrupt        something of it is missing or damaged
 │   ├── SnapshotTooLarge       the workspace holds more than the limits allow
 │   └── SnapshotStoreFull      the store is at its limit, or its disk is full
+├── Suspended                  a person will answer later; the run ends as `waiting` and can be resumed
+├── HumanSilent                a person did not answer in time, and that stops the run
 └── ModelError                 the model could not answer; the run so far is kept
     ├── ModelAuthError         the server refuses the key
     ├── ModelNotFound          the server does not know the model
@@ -55,6 +57,14 @@ class SnapshotTooLarge(SnapshotError):
 
 class SnapshotStoreFull(SnapshotError):
     """The store is at its limit, or its disk is full."""
+
+
+class Suspended(AgentexecError):
+    """A question will be answered later. Raised by a human's callback; ends the run as `waiting`."""
+
+
+class HumanSilent(AgentexecError):
+    """Nobody answered a question in time; ends the run with stop reason `human`."""
 
 
 class ModelError(AgentexecError):

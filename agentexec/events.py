@@ -12,7 +12,20 @@ from agentexec.models.base import Usage
 from agentexec.pictures import Picture as Picture
 from sandboxes.types import CodeBlock, Limits, Result, Stream
 
-Status = Literal["solved", "not_solved", "model_failed", "sandbox_failed", "interrupted"]
+Status = Literal["solved", "not_solved", "model_failed", "sandbox_failed", "interrupted", "waiting"]
+"""How a run ended. `waiting`: a person has to answer a question first; the run can be resumed then."""
+
+QuestionKind = Literal["block", "plan", "input"]
+"""May a block run? Is a plan good? What does the human say?"""
+
+Decision = Literal["approve", "edit", "reject", "answer"]
+"""What a human decides.
+
+- `approve`: go on with what was shown.
+- `edit`: go on with the human's text in its place.
+- `reject`: do not; the text is the reason.
+- `answer`: do not; the text takes the place of the result (of a block), or is what the human says (`input`).
+"""
 
 
 class Message(BaseModel):
@@ -21,7 +34,7 @@ class Message(BaseModel):
     Attributes:
         sender: `task` for the user's task, else the agent's name (`planner`, `coder`, `reviewer`, `executor`, …).
         content: Markdown.
-        turn: 0 for the task, then counting up by one with every message.
+        turn: 0 for the task, then counting up by one with every turn of the run, those of nested teams included.
         cut: Whether the model's reply was cut off at its length limit, so that the end is missing.
         pictures: What goes along with the text, for models that see; the text says what they are.
     """
@@ -35,11 +48,56 @@ class Message(BaseModel):
     pictures: tuple[Picture, ...] = ()
 
 
+class Question(BaseModel):
+    """What a person is asked; holds all that is needed to answer it elsewhere and later.
+
+    Attributes:
+        id: The same for the same question of a run, also when it is asked again after a resumption.
+        kind: What the question is about.
+        text: The question in one line, for people.
+        options: The decisions that are possible.
+        turn: Turn of the message that the question is about.
+        block: For `block`: the code, as the model wrote it.
+        risks: For `block`: what it seems to do that is risky; see `agentexec.risks`.
+        content: For `plan`: the plan. For `input`: the message to react to. Markdown, written by a model.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    kind: QuestionKind
+    text: str
+    options: tuple[Decision, ...]
+    turn: int
+    block: CodeBlock | None = None
+    risks: tuple[str, ...] = ()
+    content: str = ""
+
+
+class Answer(BaseModel):
+    """What a person decided.
+
+    Attributes:
+        decision: One of the question's options.
+        text: `edit`: the new code or plan; `reject`: the reason; `answer`: what to say.
+        always: Whether the decision (`approve` or `reject`) holds for all blocks of this kind in this run: same
+            language and, to be approved, no risks beyond the question's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    decision: Decision
+    text: str = ""
+    always: bool = False
+
+
 class Event(BaseModel):
     """Base of all events.
 
     Attributes:
         time: Seconds since the epoch.
+        team: Where it happened: empty for the run's own conversation, else the path of a nested team's, such as
+            `research#3` (what the team `research` did for message 3).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,10 +105,17 @@ class Event(BaseModel):
     """Whether listeners see the event but the log does not keep it (pieces of what a later event holds whole)."""
 
     time: float = Field(default_factory=time.time)
+    team: str = ""
 
 
 class RunStarted(Event):
-    """A run began."""
+    """A run began.
+
+    Attributes:
+        workspace: Directory to work in, or None where nobody named one.
+        files: Names of the input files.
+        environment: What the agents are told about the computer.
+    """
 
     type: Literal["run_started"] = "run_started"
     run_id: str
@@ -60,6 +125,13 @@ class RunStarted(Event):
     limits: Limits
     workspace: str | None = None
     files: tuple[str, ...] = ()
+    environment: str = ""
+
+
+class RunResumed(Event):
+    """A run that had ended, or whose process had, goes on from its events."""
+
+    type: Literal["run_resumed"] = "run_resumed"
 
 
 class TraceStarted(Event):
@@ -165,27 +237,29 @@ class BlockRefused(Event):
     reason: str
 
 
-class ApprovalAsked(Event):
-    """A person is asked whether a block may run."""
+class QuestionAsked(Event):
+    """A person is asked. The same question may be asked again, after a resumption."""
 
-    type: Literal["approval_asked"] = "approval_asked"
-    turn: int
-    index: int
-    block: CodeBlock
+    type: Literal["question_asked"] = "question_asked"
+    question: Question
 
 
-class ApprovalGiven(Event):
-    """The answer to `ApprovalAsked`."""
+class QuestionAnswered(Event):
+    """The answer to a question.
 
-    type: Literal["approval_given"] = "approval_given"
-    turn: int
-    index: int
-    approved: bool
-    reason: str = ""
+    Another process answers a run that waits by adding this event to the stored ones before it is resumed.
+
+    Attributes:
+        id: The question's.
+    """
+
+    type: Literal["question_answered"] = "question_answered"
+    id: str
+    answer: Answer
 
 
 class RunFinished(Event):
-    """A run ended.
+    """A run ended, or waits: one that is resumed has further events after this one, up to the next.
 
     Attributes:
         stop_reason: `final_answer`, or the name of the stop condition or failure.
@@ -202,6 +276,7 @@ class RunFinished(Event):
 AnyEvent = Annotated[
     RunStarted
     | TraceStarted
+    | RunResumed
     | TurnStarted
     | ModelText
     | ModelRetried
@@ -211,8 +286,8 @@ AnyEvent = Annotated[
     | BlockOutput
     | BlockFinished
     | BlockRefused
-    | ApprovalAsked
-    | ApprovalGiven
+    | QuestionAsked
+    | QuestionAnswered
     | RunFinished,
     Field(discriminator="type"),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import overload
 
 from agentexec.events import Event
@@ -39,15 +39,21 @@ class EventLog(Sequence[Event]):
         run_id: Identity of the run; None makes one.
         recorder: Called with each event that is kept, before it is, and before anybody hears of it; an error of it
             is raised out of `append`, and then the event has not happened. So a store has what was shown.
+        past: What has happened in the run already; neither recorder nor listeners are told of it again.
     """
 
-    def __init__(self, run_id: str | None = None, recorder: Listener | None = None) -> None:
+    def __init__(self, run_id: str | None = None, recorder: Listener | None = None, past: Iterable[Event] = ()) -> None:
         self.run_id = run_id or new_run_id()
         self._recorder = recorder
-        self._events: list[Event] = []
+        self._events: list[Event] = list(past)
         self._listeners: list[Listener] = []
         self._unpublished: deque[Event] = deque()
         self._publishing = False
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """The run's events so far, for reading: a list that grows. The same one for the logs of nested teams."""
+        return self._events
 
     def append(self, event: Event) -> None:
         """Keep an event (unless it is transient) and tell every listener."""
@@ -106,3 +112,23 @@ class EventLog(Sequence[Event]):
     def __getitem__(self, index: slice) -> Sequence[Event]: ...
     def __getitem__(self, index: int | slice) -> Event | Sequence[Event]:
         return self._events[index]
+
+
+class TeamLog(EventLog):
+    """The log of a run as a nested team writes to it: each event is marked with where it happened.
+
+    Args:
+        log: The run's log, or that of the team around this one.
+        path: The team's path, as in `Event.team`.
+    """
+
+    def __init__(self, log: EventLog, path: str) -> None:
+        self.run_id = log.run_id
+        self.path = path
+        self._log = log
+        # The same lists, not copies: to read it or to listen to it is to do so with the whole run.
+        self._events, self._listeners = log._events, log._listeners
+
+    def append(self, event: Event) -> None:
+        """Keep an event in the run's log, marked with the team's path."""
+        self._log.append(event if event.team else event.model_copy(update={"team": self.path}))

@@ -36,11 +36,11 @@ class SolveResult(BaseModel):
     """What came of a run. Its JSON is the object that `agentexec solve --json` prints.
 
     Attributes:
-        status: `solved`, `not_solved`, `model_failed`, `sandbox_failed` or `interrupted`.
+        status: `solved`, `not_solved`, `model_failed`, `sandbox_failed`, `interrupted`, or `waiting` (for a person).
         answer: The accepted answer, or None.
         stop_reason: `final_answer`, the name of the stop condition, or the status where something failed.
         message: For people: why it ended so.
-        turns: Messages after the task.
+        turns: Messages after the task, those within nested teams included.
         blocks: The blocks that were run, in order.
         usage: Tokens of all model calls, as far as servers counted them. None if they counted none.
         cost: USD, a number in JSON. None if the price of any call is unknown.
@@ -92,7 +92,7 @@ def result_of(events: Iterable[Event]) -> SolveResult:
         answer=finished.answer,
         stop_reason=finished.stop_reason,
         message=finished.message,
-        turns=max((event.message.turn for event in kept if isinstance(event, MessageAdded)), default=0),
+        turns=sum(isinstance(event, MessageAdded) and event.message.sender != "task" for event in kept),
         blocks=tuple(
             BlockRecord(
                 turn=event.turn,

@@ -55,7 +55,9 @@ class Settings(BaseSettings):
         max_tokens: Tokens after which a run stops.
         max_cost: USD after which a run stops.
         deadline: Seconds after which a run stops.
-        approve: Whether a person is asked before each block.
+        approve: Before which blocks a person is asked: `never`, `always`, or `risky`.
+        review_plan: Whether a person is asked about the plan.
+        answer_timeout: Seconds that a person has for an answer; then the run stops.
         plan: Whether a planner starts.
         review: Whether a reviewer judges.
     """
@@ -87,7 +89,9 @@ class Settings(BaseSettings):
     max_tokens: Count | None = None
     max_cost: Annotated[Decimal, Field(gt=0)] | None = None
     deadline: Seconds | None = None
-    approve: Literal["never", "always"] = "never"
+    approve: Literal["never", "always", "risky"] = "never"
+    review_plan: bool = False
+    answer_timeout: Seconds = 3600.0
     plan: bool = True
     review: bool = True
 

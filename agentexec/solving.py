@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
-from agentexec.agents import Approve, ExecutorAgent, coder, load_prompt, planner, reviewer
+from agentexec.agents import ExecutorAgent, PlanReview, coder, load_prompt, planner, reviewer
 from agentexec.conversation import Conversation, NextSpeaker, converse
-from agentexec.errors import ModelError
-from agentexec.events import RunFinished, RunStarted
+from agentexec.errors import HumanSilent, ModelError, Suspended
+from agentexec.events import BlockStarted, Event, MessageAdded, RunFinished, RunResumed, RunStarted
+from agentexec.human import Approval, Approve, Ask, Gate, Human, as_human
 from agentexec.log import EventLog, Listener
 from agentexec.markdown import visible
 from agentexec.models import Model, make_model
@@ -57,7 +58,9 @@ async def solve(
     files: InputFiles = (),
     plan: bool = True,
     review: bool = True,
-    approve: Approve | None = None,
+    review_plan: bool = False,
+    approve: Approval | Approve = "never",
+    human: Human | Ask | None = None,
     max_turns: int = 50,
     max_tokens: int | None = None,
     max_cost: Decimal | float | None = None,
@@ -67,6 +70,7 @@ async def solve(
     prompts: Mapping[Role, str | Path] | None = None,
     on_event: Listener | None = None,
     tracing: Tracing | bool = False,
+    resume: Sequence[Event] | None = None,
 ) -> SolveResult:
     """Let a team solve a task by writing code that runs in a sandbox.
 
@@ -82,7 +86,12 @@ async def solve(
         files: Copied into the workspace first: a mapping of names to bytes, or paths on this machine.
         plan: Whether a planner speaks first.
         review: Whether a reviewer judges code before it runs and the answer before it counts.
-        approve: Asked before each block: True lets it run; False, or a string with the reason, does not.
+        review_plan: Whether the human approves, edits or rejects the plan.
+        approve: Before which blocks the human is asked: `never`, `always`, or `risky` (see `agentexec.risks`: a
+            convenience, not a boundary); or a function that decides about a block: True lets it run; False, or a
+            string with the reason, does not; `ASK` asks the human.
+        human: Who is asked: a callback that gets a `Question` and returns an `Answer`, or a `Human` with one and a
+            time limit. See `agentexec.human`.
         max_turns: Messages after the task.
         max_tokens: Input and output together. Stops at once if the server does not count them.
         max_cost: USD. Stops at once if the model's price is unknown.
@@ -93,6 +102,9 @@ async def solve(
         on_event: Called with every event, transient ones too. If it raises, the run ends with that error.
         tracing: OpenTelemetry spans and metrics of the run: a `Tracing`, or True for one that uses what the
             application has set up.
+        resume: The events of this run so far, to go on from where they end: give the same task, the same model
+            and the same workspace again. Answers to questions may have been added (`QuestionAnswered`). Listeners
+            are not told of these events again; limits count them.
 
     Raises:
         ValueError: an argument makes no sense, or two files have one name.
@@ -105,33 +117,46 @@ async def solve(
     """
     if not task.strip():
         raise ValueError("the task is empty; say in plain words what to do")
+    past = _past(task, resume)
+    person = as_human(human)
+    gate = Gate(approve, person)
+    if review_plan and person is None:
+        raise ValueError("review_plan needs somebody to ask: give human=")
     condition = _stop_condition(max_turns, max_tokens, max_cost, deadline, max_failures, stop)
     inputs = await asyncio.to_thread(read_inputs, files) if files else {}
     system = {role: load_prompt(role, (prompts or {}).get(role)) for role in ("planner", "coder", "reviewer")}
     place = _executor(executor, limits, workspace)
     speaker = make_model(model) if isinstance(model, str) else model
 
-    note = _environment(place, inputs)
+    note = past[0].environment if past else _environment(place, inputs)
     team = solve_cycle(
         planner=planner(speaker, system["planner"] + note) if plan else None,
+        human=PlanReview(person) if review_plan and person is not None else None,
         coder=coder(speaker, system["coder"] + note),
         reviewer=reviewer(speaker, system["reviewer"] + note) if review else None,
-        executor=ExecutorAgent(place, approve=approve),
+        executor=ExecutorAgent(place, gate=gate),
     )
-    log = EventLog()
+    log = EventLog(past[0].run_id, past=past) if past else EventLog()
     if tracing:
         _follow(tracing, log)
     if on_event is not None:
         log.subscribe(on_event)
-    run = _Run(task, log, team, place, inputs, condition)
-    started = RunStarted(
-        run_id=log.run_id,
-        task=task,
-        model=speaker.name,
-        executor=executor if isinstance(executor, str) else type(executor).__name__,
-        limits=place.limits,
-        workspace=None if workspace is None else str(workspace),
-        files=tuple(inputs),
+    # Once a block has run, the workspace has its files, as the blocks left them.
+    begun = any(isinstance(event, BlockStarted) for event in past)
+    run = _Run(task, log, team, place, {} if begun else inputs, condition)
+    started: Event = (
+        RunResumed()
+        if past
+        else RunStarted(
+            run_id=log.run_id,
+            task=task,
+            model=speaker.name,
+            executor=executor if isinstance(executor, str) else type(executor).__name__,
+            limits=place.limits,
+            workspace=None if workspace is None else str(workspace),
+            files=tuple(inputs),
+            environment=note,
+        )
     )
     try:
         return await run.result(started, close_executor=isinstance(executor, str))
@@ -154,10 +179,10 @@ class _Run:
     ) -> None:
         self._task, self._log, self._team = task, log, team
         self._executor, self._inputs = executor, inputs
-        self._watch = StopWatch(condition)
+        self._watch = StopWatch(condition, past=log)
         log.subscribe(self._watch)
 
-    async def result(self, started: RunStarted, *, close_executor: bool) -> SolveResult:
+    async def result(self, started: Event, *, close_executor: bool) -> SolveResult:
         try:
             self._log.append(started)
             try:
@@ -186,14 +211,21 @@ class _Run:
 
     async def _finish(self) -> RunFinished:
         """Run to the end, whatever it is, and return it as the last event."""
-        limit = self._watch.condition.certain_after
+        limit = self._watch.certain_after
         try:
             async with asyncio.timeout(limit) as timer:
                 return await self._converse()
         except TimeoutError:
             if limit is None or not timer.expired():
                 raise
-            return _stopped(self._watch.stopped(at_least=limit) or Stop("deadline", "the deadline has passed"))
+            return _stopped(
+                self._watch.stopped(at_least=self._watch.condition.certain_after or limit)
+                or Stop("deadline", "the deadline has passed")
+            )
+        except Suspended as error:
+            return RunFinished(status="waiting", stop_reason="waiting", message=_words(error))
+        except HumanSilent as error:
+            return RunFinished(status="not_solved", stop_reason="human", message=_words(error))
         except ModelError as error:
             return RunFinished(status="model_failed", stop_reason="model_failed", message=_words(error))
         except SandboxError as error:
@@ -203,7 +235,8 @@ class _Run:
         await self._executor.start()
         for name, data in self._inputs.items():
             await self._executor.put(name, data)
-        conversation = Conversation(self._task, self._log)
+        spoken = any(isinstance(event, MessageAdded) for event in self._log)
+        conversation = Conversation.restore(self._log) if spoken else Conversation(self._task, self._log)
         stop = await converse(conversation, self._team, self._watch.stopped)
         if stop is not None:
             return _stopped(stop)
@@ -227,6 +260,19 @@ def _follow(tracing: Tracing | bool, log: EventLog) -> None:
     from agentexec.telemetry import Tracing  # costs 50 ms, for which most runs have no use
 
     (Tracing() if isinstance(tracing, bool) else tracing).follow(log)
+
+
+def _past(task: str, resume: Sequence[Event] | None) -> tuple[RunStarted, *tuple[Event, ...]] | tuple[()]:
+    if resume is None:
+        return ()
+    first, *others = resume or (None,)
+    if not isinstance(first, RunStarted):
+        raise ValueError("resume= takes the events of a run, which begin with RunStarted")
+    if first.task != task:
+        raise ValueError("the run that is resumed has another task; give the same one again")
+    if any(isinstance(event, RunFinished) and event.status == "solved" for event in others):
+        raise ValueError("the run is solved; there is nothing to resume")
+    return (first, *others)
 
 
 def _stopped(stop: Stop) -> RunFinished:

@@ -11,12 +11,22 @@ from __future__ import annotations
 
 import abc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, ClassVar, Generic, TypeVar
 
-from agentexec.events import BlockFinished, BlockRefused, Event, MessageAdded, ModelCalled
+from agentexec.events import (
+    BlockFinished,
+    BlockRefused,
+    Event,
+    MessageAdded,
+    ModelCalled,
+    QuestionAnswered,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+)
 from agentexec.markdown import read_reply
 
 S = TypeVar("S")
@@ -143,7 +153,7 @@ class MaxTurns(StopCondition[int]):
         _require_positive("max_turns", self.limit)
 
     def step(self, state: int, event: Event) -> int:
-        return event.message.turn if isinstance(event, MessageAdded) else state
+        return state + 1 if isinstance(event, MessageAdded) and event.message.sender != "task" else state
 
     def check(self, state: int, elapsed: float) -> Stop | None:
         if state < self.limit:
@@ -349,16 +359,30 @@ class ExternalStop(StopCondition[None]):
 class StopWatch:
     """One run's position in a condition; subscribe it to the run's log.
 
+    A condition is reset by a new watch: a second run, and each time a nested team speaks, begins from the start.
+
     Args:
         condition: What ends the run.
         clock: Seconds from any origin; the run begins now.
+        past: What happened before, if the run is resumed. The time in which it did not run does not count.
     """
 
-    def __init__(self, condition: AnyStop, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, condition: AnyStop, clock: Callable[[], float] = time.monotonic, past: Iterable[Event] = ()
+    ) -> None:
         self.condition = condition
         self._state = condition.start
         self._clock = clock
-        self._began = clock()
+        past = tuple(past)
+        for event in past:
+            self(event)
+        self._began = clock() - _time_spent(past)
+
+    @property
+    def certain_after(self) -> float | None:
+        """Seconds from now after which the condition is reached whatever happens, at least 0; None if never."""
+        certain = self.condition.certain_after
+        return None if certain is None else max(0.0, certain - (self._clock() - self._began))
 
     def __call__(self, event: Event) -> None:
         self._state = self.condition.step(self._state, event)
@@ -370,3 +394,17 @@ class StopWatch:
             at_least: Seconds that have certainly passed, where a timer knows better than the clock.
         """
         return self.condition.check(self._state, max(self._clock() - self._began, at_least))
+
+
+def _time_spent(events: Iterable[Event]) -> float:
+    """Return the seconds in which a run was going on: up to each end, or last sign of life, of a process."""
+    spent, since, latest = 0.0, None, 0.0
+    for event in events:
+        if isinstance(event, RunStarted | RunResumed):
+            spent += 0.0 if since is None else latest - since
+            since = latest = event.time
+        elif since is not None and not isinstance(event, QuestionAnswered):  # which may have come from elsewhere
+            latest = max(latest, event.time)
+            if isinstance(event, RunFinished):
+                spent, since = spent + latest - since, None
+    return spent + (0.0 if since is None else latest - since)

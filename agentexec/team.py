@@ -8,20 +8,31 @@ from agentexec.markdown import read_reply
 
 
 def solve_cycle(
-    *, coder: Agent, executor: Agent, planner: Agent | None = None, reviewer: Agent | None = None
+    *,
+    coder: Agent,
+    executor: Agent,
+    planner: Agent | None = None,
+    human: Agent | None = None,
+    reviewer: Agent | None = None,
 ) -> NextSpeaker:
     """Return the order of turns of `solve`.
 
-    The planner speaks once. Then the coder writes, the reviewer approves or sends back, the executor runs,
-    and the coder is told. A message of the coder with neither code nor an answer goes to the executor, who
-    says so. The end is a final answer of the coder that the reviewer, if there is one, approves.
+    The planner speaks once, or, if a human reviews the plan, until that is approved. Then the coder writes, the
+    reviewer approves or sends back, the executor runs, and the coder is told. A message of the coder with neither code
+    nor an answer goes to the executor, who says so. The end is a final answer of the coder that the reviewer, if there
+    is one, approves.
     """
 
     def next_speaker(conversation: Conversation) -> Agent | None:
         last = conversation[-1]
         written = conversation.latest(coder.name)
         if written is None:
-            return coder if planner is None or last.sender == planner.name else planner
+            if planner is None:
+                return coder
+            if last.sender == planner.name:
+                return human or coder
+            planned = human is not None and last.sender == human.name and read_review(last.content).approved
+            return coder if planned else planner
         reply = read_reply(written.content, cut=written.cut)
         takes_effect = executor if reply.answer is None else None
         if last.sender == coder.name:

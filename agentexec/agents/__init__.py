@@ -2,14 +2,16 @@
 
 from agentexec.agents.base import ModelAgent, load_prompt
 from agentexec.agents.coder import coder
-from agentexec.agents.executor import Approve, ExecutorAgent
+from agentexec.agents.executor import ExecutorAgent
+from agentexec.agents.human import HumanAgent, PlanReview
 from agentexec.agents.planner import planner
 from agentexec.agents.reviewer import Review, read_review, reviewer
 
 __all__ = [
-    "Approve",
     "ExecutorAgent",
+    "HumanAgent",
     "ModelAgent",
+    "PlanReview",
     "Review",
     "coder",
     "load_prompt",

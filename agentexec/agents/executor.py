@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
-from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from agentexec.agents.pictures import Gallery
-from agentexec.agents.report import RESTARTED, Outcome, Ran, Refused, nudge, report
-from agentexec.conversation import Conversation
-from agentexec.events import (
-    ApprovalAsked,
-    ApprovalGiven,
-    BlockFinished,
-    BlockOutput,
-    BlockRefused,
-    BlockStarted,
-    Message,
+from agentexec.agents.report import (
+    EDITED,
+    RERUN,
+    RESTARTED,
+    Answered,
+    Outcome,
+    Ran,
+    Refused,
+    goes_on,
+    nudge,
+    report,
 )
-from agentexec.log import EventLog
-from agentexec.markdown import read_reply
+from agentexec.conversation import Conversation
+from agentexec.events import BlockFinished, BlockOutput, BlockRefused, BlockStarted, Message
+from agentexec.human import Gate
+from agentexec.markdown import quote, read_reply
 from sandboxes.errors import FileTooLarge, SandboxLostError, UnknownLanguage, UnsafePath
 from sandboxes.executor import Executor
 from sandboxes.paths import workspace_path
 from sandboxes.types import CodeBlock, Result, Stream
 
-Approve = Callable[[CodeBlock], Awaitable[bool | str] | bool | str]
-"""Asked before a block runs: True lets it, False or a string (the reason) does not. May be async."""
-
 NAME = "executor"
 
 KEPT_OF_INTERRUPTED = 64 << 10
 """Bytes kept of each stream of a block that is interrupted, for which the executor returns no result."""
+
+INTERRUPTED = "the run ended while the block ran"
+"""`Result.message` of such a block. If the run is resumed, the block runs again."""
 
 
 class ExecutorAgent:
@@ -43,21 +45,27 @@ class ExecutorAgent:
     Args:
         executor: Where they run; already started.
         author: Whose blocks.
-        approve: Asked before each block; None lets everything run.
+        gate: Decides about each block before it runs; None lets everything run.
+        name: Sender of the agent's messages.
     """
 
-    name = NAME
-
-    def __init__(self, executor: Executor, *, author: str = "coder", approve: Approve | None = None) -> None:
+    def __init__(
+        self, executor: Executor, *, author: str = "coder", gate: Gate | None = None, name: str = NAME
+    ) -> None:
+        self.name = name
         self.executor = executor
         self.author = author
-        self.approve = approve
+        self.gate = gate or Gate()
 
     async def reply(self, conversation: Conversation) -> str | Message:
         """Run the blocks of the author's last message and tell what happened, with the pictures they showed.
 
+        In a turn that was interrupted and is resumed, only what has not run yet is asked about and run.
+
         Raises:
             SandboxError: the sandbox failed, and did so again after it was restarted.
+            Suspended: the answer to whether a block may run comes later.
+            HumanSilent: it did not come in time.
         """
         message = conversation.latest(self.author)
         if message is None:
@@ -67,9 +75,9 @@ class ExecutorAgent:
             return nudge(reply)
         outcomes: list[Outcome] = []
         for index, block in enumerate(reply.blocks):
-            outcome = await _Turn(self, conversation.log, message.turn, index, block).outcome()
+            outcome = await _Turn(self, conversation, message.turn, index, block).outcome()
             outcomes.append(outcome)
-            if isinstance(outcome, Refused) or not outcome.result.ok:
+            if not goes_on(outcome):
                 break
         gallery = Gallery()
         text = report(reply, outcomes, gallery=gallery)
@@ -79,37 +87,56 @@ class ExecutorAgent:
 class _Turn:
     """One block on its way: checked, approved, run, and every step of that an event."""
 
-    def __init__(self, agent: ExecutorAgent, log: EventLog, turn: int, index: int, block: CodeBlock) -> None:
-        self._agent, self._executor = agent, agent.executor
-        self._log, self._turn, self._index, self._block = log, turn, index, block
+    def __init__(
+        self, agent: ExecutorAgent, conversation: Conversation, turn: int, index: int, block: CodeBlock
+    ) -> None:
+        self._gate, self._executor = agent.gate, agent.executor
+        self._conversation, self._log = conversation, conversation.log
+        self._turn, self._index, self._block = turn, index, block
+        self._notes: list[str] = []
         self._output: dict[Stream, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
         self._sizes: dict[Stream, int] = {"stdout": 0, "stderr": 0}
 
     async def outcome(self) -> Outcome:
+        earlier = self._earlier()
+        if earlier is not None:
+            return earlier
         try:
             if self._block.filename is not None:
                 # Also checked by executors; here it holds for third-party ones, and before anybody is asked.
                 workspace_path(self._block.filename)
-            refusal = await self._rejection()
-            return await self._run() if refusal is None else self._refuse(refusal)
+            answer = await self._gate.decide(self._block, self._turn, self._index, self._conversation)
+            if answer.decision == "answer":
+                return Answered(self._block, answer.text)
+            if answer.decision == "reject":
+                return self._refuse(f"not approved: {answer.text}" if answer.text else "not approved")
+            if answer.decision == "edit":
+                self._edit(answer.text)
+            return await self._run()
         except (UnsafePath, UnknownLanguage, FileTooLarge) as error:
             return self._refuse(str(error))
 
-    async def _rejection(self) -> str | None:
-        """Ask whether the block may run; return why not, or None if it may."""
-        if self._agent.approve is None:
-            return None
-        self._log.append(ApprovalAsked(turn=self._turn, index=self._index, block=self._block))
-        answer = self._agent.approve(self._block)
-        if inspect.isawaitable(answer):
-            answer = await answer
-        # Only True approves: a callback that forgets to return must not let code run.
-        approved = answer is True
-        reason = answer if isinstance(answer, str) else ""
-        self._log.append(ApprovalGiven(turn=self._turn, index=self._index, approved=approved, reason=reason))
-        if approved:
-            return None
-        return f"not approved: {reason}" if reason else "not approved"
+    def _earlier(self) -> Outcome | None:
+        """Return what came of the block before the run was interrupted in this turn, if it came to an end."""
+        for event in self._conversation.resumed:
+            if not isinstance(event, BlockStarted | BlockFinished | BlockRefused):
+                continue
+            if (event.turn, event.index) != (self._turn, self._index):
+                continue
+            if isinstance(event, BlockRefused):
+                return Refused(self._block, event.reason)
+            if isinstance(event, BlockStarted):
+                self._notes = [RERUN]
+            elif event.result.message != INTERRUPTED:
+                self._notes = []
+                if event.block != self._block:
+                    self._edit(event.block.code)
+                return self._ran(event.result)
+        return None
+
+    def _edit(self, code: str) -> None:
+        self._block = replace(self._block, code=code if code.endswith("\n") else code + "\n")
+        self._notes.append(f"{EDITED}\n{quote(self._block.code, info=self._block.language)}")
 
     def _refuse(self, reason: str) -> Refused:
         self._log.append(BlockRefused(turn=self._turn, index=self._index, block=self._block, reason=reason))
@@ -117,13 +144,13 @@ class _Turn:
 
     async def _run(self) -> Ran:
         self._log.append(BlockStarted(turn=self._turn, index=self._index, block=self._block))
-        began, note = time.monotonic(), ""
+        began = time.monotonic()
         try:
             try:
                 result = await self._executor.run(self._block, on_output=self._on_output)
             except SandboxLostError:
                 # It died while nothing ran, so this block has done nothing yet.
-                note = RESTARTED
+                self._notes.append(RESTARTED)
                 await self._executor.restart()
                 result = await self._executor.run(self._block, on_output=self._on_output)
         except asyncio.CancelledError:
@@ -131,9 +158,13 @@ class _Turn:
             raise
         self._finished(result)
         if result.verdict == "lost":
-            note = RESTARTED
             await self._executor.restart()
-        return Ran(self._block, result, note)
+        return self._ran(result)
+
+    def _ran(self, result: Result) -> Ran:
+        if result.verdict == "lost":
+            self._notes.append(RESTARTED)
+        return Ran(self._block, result, "\n\n".join(dict.fromkeys(self._notes)))
 
     def _finished(self, result: Result) -> None:
         self._log.append(BlockFinished(turn=self._turn, index=self._index, block=self._block, result=result))
@@ -154,5 +185,5 @@ class _Turn:
             truncated=max(self._sizes.values()) > KEPT_OF_INTERRUPTED,
             duration=duration,
             isolation=self._executor.isolation,
-            message="the run ended while the block ran",
+            message=INTERRUPTED,
         )

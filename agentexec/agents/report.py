@@ -17,6 +17,9 @@ SHORT_CHARS = 500
 
 RESTARTED = "The sandbox was lost and has been restarted: files in the workspace are kept, everything else is gone."
 
+RERUN = "The run was interrupted while this block ran, so it ran again from its beginning."
+EDITED = "A human edited this block before it ran. What ran:"
+
 
 @dataclass(frozen=True, slots=True)
 class Ran:
@@ -35,7 +38,20 @@ class Refused:
     reason: str
 
 
-Outcome = Ran | Refused
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A block that was not run, since a human said instead what comes of it."""
+
+    block: CodeBlock
+    text: str
+
+
+Outcome = Ran | Refused | Answered
+
+
+def goes_on(outcome: Outcome) -> bool:
+    """Whether the next block of the message is run after this outcome."""
+    return isinstance(outcome, Ran) and outcome.result.ok
 
 
 def report(
@@ -109,6 +125,8 @@ def _outcome(number: int, total: int, outcome: Outcome, budget: int, gallery: Ga
     title = _title(number, total, outcome.block)
     if isinstance(outcome, Refused):
         return f"{title}: refused, not run\n\n{_inline(outcome.reason)}"
+    if isinstance(outcome, Answered):
+        return f"{title}: not run. A human answers instead:\n\n{visible(outcome.text)}"
     result = outcome.result
     parts = [f"{title}: {_judgement(result)}"]
     if outcome.note:

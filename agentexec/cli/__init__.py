@@ -170,8 +170,12 @@ def solve(
         float | None, typer.Option("--deadline", metavar="S", help="Stop after so many seconds.")
     ] = None,
     approve: Annotated[
-        Literal["never", "always"] | None,
-        typer.Option("--approve", help="Whether you are asked before each block [never]."),
+        Literal["never", "always", "risky"] | None,
+        typer.Option("--approve", help="Before which blocks you are asked [never]; risky is a guess, no protection."),
+    ] = None,
+    review_plan: Annotated[bool, typer.Option("--review-plan", help="You approve, edit or reject the plan.")] = False,
+    answer_timeout: Annotated[
+        float | None, typer.Option("--answer-timeout", metavar="S", help="Seconds you have for an answer [3600].")
     ] = None,
     images: Annotated[
         Literal["auto", "off"] | None,
@@ -187,7 +191,7 @@ def solve(
     """Let a team of agents solve a task by writing and running code.
 
     The answer goes to stdout, everything else to stderr. Status 0: solved; 1: not solved; 2: wrong usage;
-    3: the model failed; 125: the sandbox failed; 130: interrupted.
+    3: the model failed; 4: a person has to answer first; 125: the sandbox failed; 130: interrupted.
     """
     from agentexec.cli.solve import Request, solve_command
 
@@ -210,6 +214,8 @@ def solve(
         "deadline": deadline,
         "approve": approve,
         "images": images,
+        "review_plan": review_plan or None,
+        "answer_timeout": answer_timeout,
         "plan": False if no_plan else None,
         "review": False if no_review else None,
     }

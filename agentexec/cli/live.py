@@ -18,6 +18,7 @@ from agentexec.cli.view import (
     BlockText,
     Totals,
     View,
+    describe_answer,
     describe_block,
     describe_model,
     describe_result,
@@ -25,8 +26,6 @@ from agentexec.cli.view import (
     is_model_message,
 )
 from agentexec.events import (
-    ApprovalAsked,
-    ApprovalGiven,
     BlockFinished,
     BlockOutput,
     BlockRefused,
@@ -36,7 +35,10 @@ from agentexec.events import (
     MessageAdded,
     ModelRetried,
     ModelText,
+    QuestionAnswered,
+    QuestionAsked,
     RunFinished,
+    RunResumed,
     RunStarted,
     TurnStarted,
 )
@@ -114,13 +116,15 @@ class LiveView(View):
             self._print(Text(f"■ {describe_result(event.result)}", style))
         elif isinstance(event, BlockRefused):
             self._print(Text(f"■ not run: {visible(event.reason, keep='')}", "bold yellow"))
-        elif isinstance(event, ApprovalAsked):
+        elif isinstance(event, QuestionAsked):
             self._live.stop()  # the question needs the bottom line
-            self._print(
-                Text(f"▷ {describe_block(event.block)}", "bold"),
-                _code(event.block.code, event.block.language),
-            )
-        elif isinstance(event, ApprovalGiven):
+            if (block := event.question.block) is not None:
+                self._print(Text(f"▷ {describe_block(block)}", "bold"), _code(block.code, block.language))
+        elif isinstance(event, QuestionAnswered):
+            self._print(Text(f"◇ {describe_answer(event.answer)}", "dim"))
+            self._live.start()
+        elif isinstance(event, RunResumed):
+            self._print(Text("resumed", "dim"))
             self._live.start()
         elif isinstance(event, RunFinished):
             self._live.stop()

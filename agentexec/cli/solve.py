@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentexec.cli.approval import Approver
+from agentexec.cli.approval import Terminal
 from agentexec.cli.options import SANDBOX_FAILED, USAGE, Place, fail, make_executor, place_of
 from agentexec.cli.output import CannotWrite, abandon_stderr, say, write_stdout
 from agentexec.cli.signals import INTERRUPTED, interrupts
@@ -19,6 +19,7 @@ from agentexec.cli.tracing import tracing
 from agentexec.cli.view import View, make_view
 from agentexec.errors import ModelError, SettingsError
 from agentexec.events import Event, RunFinished, RunStarted, Status
+from agentexec.human import Human
 from agentexec.log import new_run_id
 from agentexec.markdown import visible
 from agentexec.models import Model, make_model
@@ -29,6 +30,8 @@ from sandboxes.errors import SandboxError, UnknownExecutor
 
 if TYPE_CHECKING:
     from agentexec.telemetry import Tracing
+WAITING = 4
+"""Exit status of a run that waits for a person's answer."""
 
 _STATUS = {
     "solved": 0,
@@ -36,6 +39,7 @@ _STATUS = {
     "model_failed": 3,
     "sandbox_failed": SANDBOX_FAILED,
     "interrupted": INTERRUPTED,
+    "waiting": WAITING,
 }
 
 
@@ -70,8 +74,9 @@ def solve_command(request: Request, flags: Mapping[str, Any]) -> int:
     except SettingsError as error:
         fail(str(error), USAGE)
     _check_task(request.task)
-    if settings.approve == "always" and not sys.stdin.isatty():
-        fail("--approve always asks on the terminal, and standard input is none", USAGE)
+    asks = "--review-plan" if settings.review_plan else f"--approve {settings.approve}"
+    if (settings.review_plan or settings.approve != "never") and not sys.stdin.isatty():
+        fail(f"{asks} asks on the terminal, and standard input is none", USAGE)
     inputs = _inputs(request.files)
     model = _model(settings, request.record)
     place = place_of(settings.model_dump())
@@ -193,7 +198,9 @@ class _Run:
                 files=inputs,
                 plan=settings.plan,
                 review=settings.review,
-                approve=Approver(sys.stdin, sys.stderr).ask if settings.approve == "always" else None,
+                review_plan=settings.review_plan,
+                approve=settings.approve,
+                human=Human(Terminal(sys.stdin, sys.stderr).ask, settings.answer_timeout),
                 max_tokens=settings.max_tokens,
                 max_cost=settings.max_cost,
                 deadline=settings.deadline,

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from agentexec.events import (
-    ApprovalAsked,
+    Answer,
     BlockFinished,
     BlockOutput,
     BlockRefused,
@@ -24,7 +24,10 @@ from agentexec.events import (
     MessageAdded,
     ModelCalled,
     ModelRetried,
+    QuestionAnswered,
+    QuestionAsked,
     RunFinished,
+    RunResumed,
     RunStarted,
 )
 from agentexec.markdown import visible
@@ -96,8 +99,14 @@ class PlainView(View):
             yield f"[{event.turn}] {describe_result(event.result)}"
         elif isinstance(event, BlockRefused):
             yield f"[{event.turn}] not run: {visible(event.reason, keep='')}"
-        elif isinstance(event, ApprovalAsked):
-            yield from _indented(event.block.code)
+        elif isinstance(event, QuestionAsked):
+            block = event.question.block
+            if block is not None:  # a plan, or a message to answer, has been shown already
+                yield from _indented(block.code)
+        elif isinstance(event, QuestionAnswered):
+            yield f"{event.id}: {describe_answer(event.answer)}"
+        elif isinstance(event, RunResumed):
+            yield "resumed"
         elif isinstance(event, RunFinished):
             yield f"{event.status.replace('_', ' ')}: {self._totals}"
 
@@ -120,7 +129,7 @@ class Totals:
         if isinstance(event, RunStarted):
             self._replayed = event.model.startswith(REPLAY_PREFIX)
         elif isinstance(event, MessageAdded):
-            self.turns = event.message.turn
+            self.turns += event.message.sender != "task"
         elif isinstance(event, BlockFinished):
             self.blocks += 1
         elif isinstance(event, ModelCalled):
@@ -209,6 +218,14 @@ def describe_result(result: Result) -> str:
         more = len(result.files) - 5
         parts.append(f"wrote {names}" + (f" and {more} more" if more > 0 else ""))
     return " · ".join(parts)
+
+
+def describe_answer(answer: Answer) -> str:
+    """Return a person's decision, and its text in one line."""
+    words = [answer.decision, *(["always"] if answer.always else [])]
+    if answer.text and answer.decision in ("reject", "answer"):
+        words.append(f"({visible(answer.text, keep='')[:200]})")
+    return " ".join(words)
 
 
 def describe_retry(event: ModelRetried) -> str:

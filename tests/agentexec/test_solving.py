@@ -15,8 +15,6 @@ import pytest
 from agentexec import ExternalStop, MaxTurns, SolveResult, TextSeen, solve, solve_sync
 from agentexec.errors import ModelRateLimited
 from agentexec.events import (
-    ApprovalAsked,
-    ApprovalGiven,
     BlockFinished,
     BlockOutput,
     BlockRefused,
@@ -24,6 +22,8 @@ from agentexec.events import (
     Event,
     MessageAdded,
     ModelText,
+    QuestionAnswered,
+    QuestionAsked,
     RunFinished,
     RunStarted,
 )
@@ -216,9 +216,9 @@ class TestApproval:
         executor = FakeExecutor()
         result = await attempt(run("x") + run("y"), DONE, executor=executor, approve=approve)
         assert executor.blocks == []
-        assert len(of_type(result, ApprovalAsked)) == 1
-        [given] = of_type(result, ApprovalGiven)
-        assert (given.approved, given.reason) == (False, answer or "")
+        assert len(of_type(result, QuestionAsked)) == 1
+        [given] = of_type(result, QuestionAnswered)
+        assert (given.answer.decision, given.answer.text) == ("reject", answer or "")
         assert [event.reason for event in of_type(result, BlockRefused)] == [reason]
         assert reason in messages(result, "executor")[0]
 

@@ -136,10 +136,10 @@ def test_or_gives_the_first_reason_from_the_left() -> None:
 
 
 def test_and_needs_both_at_the_same_time() -> None:
-    both = MaxTurns(1) & Stall(nudges=0)
-    assert after(both, said(CODE)) is None
-    assert after(both, said("Hm.", turn=0)) is None
-    assert after(both, said("Hm.")) == "max_turns+stall"
+    both = MaxTurns(2) & Stall(nudges=0)
+    assert after(both, said(CODE), said(CODE)) is None
+    assert after(both, said("Hm.")) is None
+    assert after(both, said(CODE), said("Hm.")) == "max_turns+stall"
     assert after(both, said("Hm."), said(CODE)) is None
 
 

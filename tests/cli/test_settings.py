@@ -98,7 +98,7 @@ def test_file_inside_the_workspace_is_not_read(directory: Path, workspace: str) 
         ("model =", "not valid TOML"),
         ("modle = 'x'", "'modle', which is no setting; it may set .*model"),
         ("memory = 'much'", r"agentexec\.toml: memory cannot be 'much': not a size"),
-        ("approve = 'maybe'", "'never' or 'always'"),
+        ("approve = 'maybe'", "'never', 'always' or 'risky'"),
         ("max_turns = 0", "greater than 0"),
     ],
 )

@@ -149,6 +149,8 @@ def test_unsolved_is_status_1_and_says_which_stop_condition(
         (["solve"], {}, "TASK"),
         (["solve", "x", "--file", "missing.csv"], {}, "missing.csv"),
         (["solve", "x", "--file", "a/n.csv", "--file", "b/n.csv"], {}, "n.csv"),
+        (["solve", "x", "--approve", "risky"], {}, "--approve risky asks on the terminal"),
+        (["solve", "x", "--review-plan"], {}, "--review-plan asks on the terminal"),
         (["solve", "x", "--approve", "always"], {}, "terminal"),
         (["solve", "x", "--approve", "maybe"], {}, "--approve"),
         (["solve", "x", "--max-turns", "0"], {}, "--max-turns: max_turns cannot be 0"),
@@ -158,7 +160,7 @@ def test_unsolved_is_status_1_and_says_which_stop_condition(
         (["solve", "x", "-s", "nowhere", "--isolation", "none"], {}, "no executor is called 'nowhere'"),
         (["solve", "x", "-m", "replay:missing.jsonl"], {}, "missing.jsonl"),
         (["solve", "x", "--record", "missing/run.jsonl"], {}, "missing/run.jsonl"),
-        (["solve", "x"], {"AGENTEXEC_APPROVE": "maybe"}, "AGENTEXEC_APPROVE.*'never' or 'always'"),
+        (["solve", "x"], {"AGENTEXEC_APPROVE": "maybe"}, "AGENTEXEC_APPROVE.*'never', 'always' or 'risky'"),
     ],
 )
 def test_wrong_usage_is_status_2_and_says_what_to_set(
@@ -484,6 +486,51 @@ def test_approval_is_asked_on_the_terminal(cli: Cli, server: OpenAIServer) -> No
         cli, "solve", "x", *ALONE, "--approve", "always", "--workspace", "w", typed=b"what\nn\ny\n"
     )
     assert status == 0
-    assert shown.count(b"Run this python block? [y/n]") == 3
+    assert shown.count(b"Run this python block? [y/n/e/a/always/never]") == 3
     assert (cli.directory / "w/ran.txt").read_text() == "x"
     assert b"the user said no" in shown
+
+
+def test_a_person_edits_the_plan_and_a_block_answers_another_and_allows_the_rest(
+    cli: Cli, server: OpenAIServer
+) -> None:
+    delete = "```python\nimport os\nos.remove('{}')\n```\n"
+    server.replies = {
+        "planner": ["1. Guess."],
+        "coder": [delete.format("a"), delete.format("b"), delete.format("c"), delete.format("c"), "FINAL ANSWER: done"],
+    }
+    (cli.directory / "w").mkdir()
+    for name in "abc":
+        cli.write(f"w/{name}", "x")
+    editor = cli.write("editor.sh", "case $1 in *.py) echo 'print(42)' > $1;; *) echo '1. Measure.' > $1;; esac\n")
+    cli.env.update(TERM="dumb", EDITOR=f"sh {editor}")
+    typed = b"huh\ne\n" + b"e\n" + b"a It was gone already.\n" + b"always\n"
+    status, shown = on_terminal(
+        cli, "solve", "x", "--no-review", "--review-plan", "--approve", "risky", "--workspace", "w", typed=typed
+    )
+    assert status == 0, shown
+    assert sorted(path.name for path in (cli.directory / "w").iterdir()) == ["a", "b"]
+    assert shown.count(b"It seems to: delete files. [y/n/e/a/always/never]") == 3
+    told = [request["messages"][-1]["content"] for request in server.requests]
+    assert "1. Measure." in told[1]
+    assert "42" in told[2]
+    assert "It was gone already." in told[3]
+    assert "FileNotFoundError" in told[5]  # the last block ran unasked
+
+
+def test_a_person_without_an_editor_types_the_new_code(cli: Cli, server: OpenAIServer) -> None:
+    coder(server, "```python\nprint(1)\n```\n", "FINAL ANSWER: done")
+    cli.env["TERM"] = "dumb"
+    status, shown = on_terminal(
+        cli, "solve", "x", *ALONE, "--approve", "always", "--workspace", "w", typed=b"e\nprint(6 * 7)\n.\n"
+    )
+    assert status == 0, shown
+    assert "42" in server.requests[-1]["messages"][-1]["content"]
+
+
+def test_a_person_who_does_not_answer_ends_the_run(cli: Cli, server: OpenAIServer) -> None:
+    coder(server, "```python\nprint(1)\n```\n", "FINAL ANSWER: done")
+    options = ("--approve", "always", "--answer-timeout", "0.1", "--workspace", "w")
+    status, shown = on_terminal(cli, "solve", "x", *ALONE, *options)
+    assert status == 1
+    assert b"not_solved: human: nobody answered within 0.1 s" in shown
