@@ -345,6 +345,7 @@ _DEFAULT_OPTIONS: dict[str, Any] = {
     "process_cap": "watcher",
     "inherit_env": False,
     "memory_group": False,
+    "handover": -1,
     "counted": [],
     "seccomp": "",
 }

@@ -12,12 +12,14 @@ from typing import Any, Literal, get_args
 
 from sandboxes.errors import SandboxStartError, SandboxUnavailable
 from sandboxes.executor import Executor
-from sandboxes.isolation import bwrap
-from sandboxes.isolation.cgroups import PidsGroup, pids_groups_usable
+from sandboxes.isolation import bwrap, grouped
+from sandboxes.isolation.cgroups import usable_place
+from sandboxes.isolation.grouped import GroupedStream
+from sandboxes.isolation.handover import Handover
+from sandboxes.isolation.hierarchy import PIDS
 from sandboxes.isolation.interpreter import Interpreter, find_interpreter
 from sandboxes.sandbox import ByteStream, Sandbox
 from sandboxes.script import ScriptExecutor
-from sandboxes.stream import ProcessStream
 from sandboxes.throwaway import ThrowawayDirectory
 from sandboxes.types import Isolation, Limits
 
@@ -68,6 +70,8 @@ class LocalSandbox(Sandbox):
         self._workspace = None if workspace is None else workspace.resolve()
         self._preload = list(preload)
         self._env = dict(env or {})
+        self._place = usable_place()
+        self._handover = -1
 
     @property
     def workspace(self) -> Path:
@@ -95,20 +99,37 @@ class LocalSandbox(Sandbox):
             self._workspace = self._own.path
         command = [self._interpreter.executable, *argv[1:]]
         if self._tier == "none":
-            return await ProcessStream.spawn(command, env={"LANG": "C.UTF-8"}, cwd=self._workspace)
+            return await self._launch_plain(command, limits)
         return await self._launch_bwrap(command, limits)
+
+    async def _launch_plain(self, command: Sequence[str], limits: Limits) -> ByteStream:
+        with Handover() as handover:
+            stream = await GroupedStream.spawn(
+                command, env={"LANG": "C.UTF-8"}, cwd=self._workspace, pass_fds=[handover.descriptor]
+            )
+            try:
+                self._place = stream.make_group(self._place, limits, preload=bool(self._preload))
+                await asyncio.to_thread(stream.enter_group, stream.pid, handover)
+                self._handover = -1 if self._place is None else handover.descriptor
+            except (SandboxStartError, OSError) as error:
+                await stream.close()
+                raise SandboxStartError(f"the sandbox did not come up: {stream.diagnosis() or error}") from None
+        return stream
 
     async def _launch_bwrap(self, command: Sequence[str], limits: Limits) -> ByteStream:
         shared = None if self._shared is None else self._shared.path
-        with bwrap.BwrapCommand(self._interpreter, self.workspace, command, limits, shared) as start:
-            stream = await BwrapStream.spawn(start.argv, env={}, pass_fds=start.pass_fds)
+        with (
+            Handover() as handover,
+            bwrap.BwrapCommand(self._interpreter, self.workspace, command, limits, shared) as start,
+        ):
+            stream = await BwrapStream.spawn(start.argv, env={}, pass_fds=[*start.pass_fds, handover.descriptor])
             start.close_theirs()
             try:
-                stream.group = self._make_group(limits)
+                self._place = stream.make_group(self._place, limits, preload=bool(self._preload))
                 async with asyncio.timeout(LAUNCH_TIMEOUT):
                     pid = await bwrap.read_info(start.info)
-                if stream.group is not None:
-                    stream.group.add(pid)
+                await asyncio.to_thread(stream.enter_group, pid, handover)
+                self._handover = -1 if self._place is None else handover.descriptor
             except SandboxStartError:
                 await stream.close()
                 raise
@@ -116,16 +137,6 @@ class LocalSandbox(Sandbox):
                 await stream.close()
                 raise SandboxUnavailable(bwrap.explain(stream.diagnosis() or repr(error))) from None
         return stream
-
-    def _make_group(self, limits: Limits) -> PidsGroup | None:
-        if self._process_cap() != "cgroup":
-            return None
-        # The runner is in it too, with the threads that preloaded libraries may start.
-        threads = os.cpu_count() or 1 if self._preload else 0
-        group = PidsGroup.create(limits.processes + 1 + threads)
-        if group is None:
-            raise SandboxStartError("cannot make a control group, although they looked usable")
-        return group
 
     def runner_options(self) -> Mapping[str, Any]:
         isolated = self._tier != "none"
@@ -146,6 +157,7 @@ class LocalSandbox(Sandbox):
             "preload": self._preload,
             "tmpfs": list(bwrap.TMPFS) if isolated else [],
             "process_cap": self._process_cap(),
+            "handover": self._handover,
             "counted": [] if self._shared is None else [self.share()[1]],
         }
 
@@ -154,18 +166,27 @@ class LocalSandbox(Sandbox):
             self._shared = ThrowawayDirectory()
         return self._shared.path, str(self._shared.path) if self._tier == "none" else bwrap.SHARED
 
+    def _holds(self, controller: str) -> bool:
+        """Whether the sandbox has a control group with this controller."""
+        return self._place is not None and controller in self._place.parents
+
     def _process_cap(self) -> str:
-        if self._tier == "none":
+        if self._holds(PIDS):
+            return "cgroup"
+        if self._tier == "none" or os.geteuid() == 0:  # whom the kernel exempts from RLIMIT_NPROC
             return "watcher"
-        if os.geteuid() == 0:  # whom the kernel exempts from RLIMIT_NPROC
-            return "cgroup" if pids_groups_usable() else "watcher"
         return "rlimit" if _kernel() >= NPROC_PER_NAMESPACE else "watcher"
 
     def isolation(self, limits: Limits) -> Isolation:
+        processes = {
+            "rlimit": "RLIMIT_NPROC in a user namespace",
+            "cgroup": "pids control group",
+            "watcher": "runner's watcher",
+        }[self._process_cap()]
         shared = {
             "wall_time": "runner",
-            "cpu_time": "runner's watcher and RLIMIT_CPU",
-            "memory": "runner's watcher",
+            **grouped.mechanisms(self._place),
+            "processes": processes,
             "disk": "runner's watcher",
             "file_size": "RLIMIT_FSIZE",
             "open_files": "RLIMIT_NOFILE",
@@ -174,19 +195,13 @@ class LocalSandbox(Sandbox):
         if self._tier == "none":
             return Isolation(
                 tier="none",
-                mechanisms={**shared, "processes": "runner's watcher", "kill": "process tree walk"},
+                mechanisms={**shared, "kill": "process tree walk" + (" and control group" if self._place else "")},
                 unenforced=() if limits.network else ("network",),
             )
-        processes = {
-            "rlimit": "RLIMIT_NPROC in a user namespace",
-            "cgroup": "pids control group",
-            "watcher": "runner's watcher",
-        }[self._process_cap()]
         return Isolation(
             tier=self._tier,
             mechanisms={
                 **shared,
-                "processes": processes,
                 "network": "shared with this machine" if limits.network else "network namespace",
                 "filesystem": "mount namespace, read-only but for the workspace and /tmp",
                 "system calls": "seccomp filter",
@@ -204,10 +219,8 @@ class LocalSandbox(Sandbox):
             await asyncio.to_thread(shared.remove)
 
 
-class BwrapStream(ProcessStream):
-    """A stream to a bwrap, whose control group goes when it does."""
-
-    group: PidsGroup | None = None
+class BwrapStream(GroupedStream):
+    """A stream to a bwrap."""
 
     def kill(self) -> None:
         """End PID 1 of the sandbox, and with it everything inside; bwrap follows."""
@@ -219,12 +232,6 @@ class BwrapStream(ProcessStream):
 
     def sweep(self) -> None:
         """Nothing can be left: PID 1 took it along."""
-
-    async def close(self) -> None:
-        await super().close()
-        if self.group is not None:
-            self.group.close()
-            self.group = None
 
 
 def local_executor(arg: str | None, *, limits: Limits, workspace: Path | None, **options: Any) -> Executor:

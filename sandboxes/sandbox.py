@@ -64,6 +64,7 @@ class Sandbox(abc.ABC):
         - `tmpfs`: memory-backed directories, which count as memory.
         - `inherit_env`: whether blocks also see the environment that the runner was started with.
         - `memory_group`: whether /sys/fs/cgroup tells of the sandbox's own memory control group.
+        - `handover`: descriptor of the runner's end of an `isolation.handover.Handover`, where there is one.
         - `seccomp`: base64 of a filter (an array of `struct sock_filter`) for the runner and all blocks.
         - `counted`: directories that count as the workspace does, for what kernels and the host share.
         - `process_cap`: what holds `limits.processes`: `rlimit` where a user namespace has the sandbox's processes

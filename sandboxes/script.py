@@ -95,6 +95,7 @@ class ScriptExecutor(Executor):
             if self._state == "closed":  # meanwhile
                 await uninterrupted(self._link.close())
                 raise SandboxClosedError("the executor was closed while it started")
+            self._isolation = self._sandbox.isolation(self._limits)  # complete only now
             self._state = "open"
 
     def _ready(self) -> RunnerLink:

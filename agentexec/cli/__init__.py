@@ -85,7 +85,7 @@ def build_images(
 
 @app.command()
 def clean() -> None:
-    """Remove what killed processes left behind: containers, volumes, workspaces."""
+    """Remove what killed processes left behind: containers, volumes, workspaces, control groups."""
     from agentexec.cli.images import clean_command
 
     raise typer.Exit(clean_command())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 
@@ -53,10 +54,13 @@ def _show(line: str) -> None:
 
 
 def clean_command() -> int:
-    """Remove what processes that are gone have left: containers, volumes, throw-away workspaces."""
+    """Remove what processes that are gone have left: containers, volumes, throw-away workspaces, control groups."""
+    from sandboxes.isolation import cgroups
     from sandboxes.throwaway import remove_abandoned
 
     removed = [f"directory {path}" for path in remove_abandoned(grace=0)]
+    with contextlib.suppress(OSError):  # there is no /proc
+        removed += [f"control group {path}" for path in cgroups.remove_abandoned()]
     try:
         removed += _clean_engine()
     except SandboxUnavailable as error:

@@ -171,9 +171,10 @@ def _writable(interpreter: Interpreter, workspace: Path, limits: Limits) -> Iter
     for path in ROOTS_OWN if os.geteuid() == 0 else ():
         if os.path.exists(path):
             yield from ("--ro-bind", "/dev/null", path)
-    # Filling /tmp is running out of space; filling shared memory is using memory up.
+    # Filling /tmp is running out of space; filling shared memory is using memory up. Both together are less than what
+    # the control group holds: files stay when the kernel ends a process, and the runner would be next.
     yield from ("--size", str(max(limits.memory // 2, 1 << 20)), "--tmpfs", "/tmp")  # noqa: S108
-    yield from ("--size", str(2 * limits.memory), "--tmpfs", "/dev/shm")  # noqa: S108
+    yield from ("--size", str(max(limits.memory // 2, 1 << 20)), "--tmpfs", "/dev/shm")  # noqa: S108
     yield from ("--dir", "/var", "--symlink", "../tmp", "/var/tmp")  # noqa: S108
     # After /tmp, since a virtual environment may lie there; before the workspace, see below.
     for path in interpreter.paths():

@@ -303,8 +303,8 @@ class Block:
             "stdout_head": len(out.head()),
             "stderr_head": len(err.head()),
             "duration": duration,
-            "cpu_time": self._watch.cpu_time() + self._cpu_time,
-            "peak_memory": max(self._watch.peak_memory, self._maxrss),
+            "cpu_time": max(self._watch.cpu_time(), self._watch.reaped_cpu() + self._cpu_time),
+            "peak_memory": max(self._watch.peak(), self._maxrss),
             "message": self._message,
         }
 

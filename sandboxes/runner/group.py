@@ -1,69 +1,190 @@
-"""The sandbox's own memory control group, as its file system shows it inside."""
+"""The sandbox's own control group: what the kernel holds and counts for the runner and all blocks together."""
 
 from __future__ import annotations
 
 import os
+import resource
 
 TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
 if TYPE_CHECKING:
-    from typing import Dict, Optional
+    from typing import Dict, List, Optional
 
-FILES = (
-    ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
-    (
-        "/sys/fs/cgroup/memory/memory.oom_control",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        "/sys/fs/cgroup/memory/memory.stat",
-    ),
+MOUNTED = (
+    {
+        "events": "/sys/fs/cgroup/memory.events",
+        "usage": "/sys/fs/cgroup/memory.current",
+        "kinds": "/sys/fs/cgroup/memory.stat",
+    },
+    {
+        "events": "/sys/fs/cgroup/memory/memory.oom_control",
+        "usage": "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "kinds": "/sys/fs/cgroup/memory/memory.stat",
+    },
 )
 """Version 2 and version 1: what the kernel has ended, bytes in all, and what they are."""
+OPTIONAL = (
+    {"peak": "/sys/fs/cgroup/memory.peak", "cpu": "/sys/fs/cgroup/cpu.stat"},
+    {
+        "peak": "/sys/fs/cgroup/memory/memory.max_usage_in_bytes",
+        "kernel": "/sys/fs/cgroup/memory/memory.kmem.usage_in_bytes",
+        "cpu": "/sys/fs/cgroup/cpuacct/cpuacct.usage",
+    },
+)
+"""Highest bytes so far, and CPU time; in version 1 also what the kernel holds."""
+MOST_FILES, INT = 16, 4
+
+
+def receive(descriptor: int) -> "Dict[str, int]":
+    """Take what the host hands over: descriptors with their names. They are closed in what is executed."""
+    import _socket  # without the enumerations of `socket`, which take 4 ms to make
+
+    connection = _socket.socket(fileno=descriptor)
+    # It is there: the host says nothing to a runner before it has handed everything over.
+    flags = _socket.MSG_CMSG_CLOEXEC | _socket.MSG_DONTWAIT
+    names, messages, _, _ = connection.recvmsg(1024, _socket.CMSG_SPACE(MOST_FILES * INT), flags)
+    connection.close()
+    files: "List[int]" = []
+    for level, kind, data in messages:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            files += memoryview(data[: len(data) - len(data) % INT]).cast("i").tolist()
+    return dict(zip(names.decode().split(), files))
 
 
 class MemoryGroup:
-    """What is charged to the group, kernel memory and files in memory included.
+    """What is charged to the group, kernel memory and files in memory included; and its CPU time.
 
     The files are opened once, before any block runs, so that no block can put others in their place.
+
+    Args:
+        files: Descriptors: `events`, `usage` and `kinds` of the memory controller; if there are, `peak` (writable,
+            where it may start anew) and `cpu`; in version 1 `kernel`, and `sockets`, which it counts apart.
     """
 
-    def __init__(self, events: int, usage: int, kinds: int) -> None:
-        self._events = events
-        self._usage = usage
-        self._kinds = kinds
+    def __init__(self, files: "Dict[str, int]") -> None:
+        self._files = files
         self._own = 0
+        self._cache = 0
+        self._peak_before = 0
+        self._cpu_before = self._own_cpu_before = 0.0
 
     @classmethod
     def find(cls) -> "Optional[MemoryGroup]":
-        """Return the group, or None if it is not shown here."""
-        for names in FILES:
-            opened = []
+        """Return the group that is mounted here, or None if none is."""
+        for names, more in zip(MOUNTED, OPTIONAL):
+            opened = {}
             try:
-                for name in names:
-                    opened.append(os.open(name, os.O_RDONLY | os.O_CLOEXEC))
+                for name, path in names.items():
+                    opened[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
-                for file in opened:
+                for file in opened.values():
                     os.close(file)
                 continue
-            return cls(*opened)
+            for name, path in more.items():
+                try:
+                    opened[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                except OSError:
+                    continue
+            return cls(opened)
         return None
+
+    @classmethod
+    def given(cls, files: "Dict[str, int]") -> "Optional[MemoryGroup]":
+        """Return the group whose files were handed over, or None if it has no memory controller."""
+        return cls(files) if {"events", "usage", "kinds"} <= set(files) else None
 
     def settle(self) -> None:
         """What is used now is the runner's own."""
         self._own = self._charged()
 
+    def begin(self) -> None:
+        """A block begins: peak and CPU time are its own from here on."""
+        self._cache = 0
+        if "peak" in self._files:
+            try:
+                os.pwrite(self._files["peak"], b"0", 0)
+                self._peak_before = 0
+            except OSError:  # before Linux 6.12 in version 2, and where it was opened for reading only
+                self._peak_before = self._number("peak")
+        self._cpu_before, self._own_cpu_before = self._cpu(), _own_cpu()
+
+    def cpu_time(self) -> float:
+        """Return CPU seconds since `begin`, without the runner's; also of those that nobody has waited for."""
+        return self._cpu() - self._cpu_before - (_own_cpu() - self._own_cpu_before)
+
+    def peak(self) -> int:
+        """Return the highest number of bytes since `begin`, as far as that is known, without cached files."""
+        if "peak" not in self._files:
+            return 0
+        highest = self._number("peak")
+        if highest <= self._peak_before:  # it comes from an earlier block
+            return 0
+        self._charged()  # looks at the cache
+        return highest - self._own - self._cache
+
     def killings(self) -> int:
         """Return how many processes the kernel has ended here for want of memory."""
-        return self._fields(self._events).get(b"oom_kill", 0)
+        return self._fields("events").get(b"oom_kill", 0)
 
-    def used(self, suspicious: int) -> int:
-        """Return bytes that are not the runner's own; below `suspicious`, what could be given back at once is in it."""
-        rough = int(os.pread(self._usage, 64, 0)) - self._own
-        return rough if rough <= suspicious else self._charged() - self._own
+    def used(self) -> int:
+        """Return bytes that are not the runner's own, and could not be given back at once."""
+        return self._charged() - self._own
+
+    def _usage(self) -> int:
+        return self._number("usage") + (self._number("sockets") if "sockets" in self._files else 0)
 
     def _charged(self) -> int:
-        fields = self._fields(self._kinds)
+        fields = self._fields("kinds")
         cache = sum(fields.get(b"total_" + name, fields.get(name, 0)) for name in (b"active_file", b"inactive_file"))
-        return int(os.pread(self._usage, 64, 0)) - cache - fields.get(b"slab_reclaimable", 0)
+        cache += fields.get(b"slab_reclaimable", 0)
+        if "kernel" in self._files:
+            # Version 1 does not tell the names and inodes of a large directory, which go when memory is short, from
+            # buffers of sockets. So what the kernel holds is left to the group's own limit, whose breach is seen.
+            cache += self._number("kernel")
+        self._cache = max(self._cache, cache)
+        return self._usage() - cache
 
-    def _fields(self, file: int) -> "Dict[bytes, int]":
-        pairs = (line.split() for line in os.pread(file, 1 << 14, 0).splitlines())
+    def _cpu(self) -> float:
+        if "cpu" not in self._files:
+            return 0.0
+        text = os.pread(self._files["cpu"], 1 << 12, 0)
+        if text.startswith(b"usage_usec"):
+            return int(text.split(None, 2)[1]) / 1e6
+        return int(text) / 1e9
+
+    def _number(self, name: str) -> int:
+        return int(os.pread(self._files[name], 64, 0))
+
+    def _fields(self, name: str) -> "Dict[bytes, int]":
+        pairs = (line.split() for line in os.pread(self._files[name], 1 << 14, 0).splitlines())
         return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
+
+
+def _own_cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+class Rank:
+    """Whom the kernel takes first when memory is short: blocks, never the runner.
+
+    A process inherits the rank of the one that forks it. So the runner puts itself forward for the moment of the fork,
+    where it cannot rely on the worker to do it: /proc is read-only in there.
+
+    Args:
+        file: Descriptor of the runner's own `oom_score_adj`, see proc(5).
+    """
+
+    FIRST = b"1000"
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        with open("/proc/self/oom_score_adj", "rb") as own:
+            self._own = own.read()
+
+    def step_forward(self) -> None:
+        """What is forked from here on is taken first."""
+        os.pwrite(self._file, self.FIRST, 0)
+
+    def step_back(self) -> None:
+        """What was before."""
+        os.pwrite(self._file, self._own, 0)

@@ -97,7 +97,7 @@ class Kernel(Block):
             report.update(verdict="failed", message="the kernel has ended")
         self._watch, self._live, self._busy = self._idle, False, False
         self.renew()  # what is said between cells is the next one's
-        return dict(report, cpu_time=max(0.0, cpu_time), alive=alive)
+        return dict(report, cpu_time=max(0.0, cpu_time, report["cpu_time"]), alive=alive)
 
     def settle(self) -> None:
         """Forget what the kernel said while it came up."""

@@ -11,7 +11,9 @@ from .worker import Worker
 
 TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Optional
+
+    from .group import Rank
 
 F_SETPIPE_SZ = 1031
 PIPE_SIZE = 1 << 18
@@ -31,6 +33,7 @@ class Spare:
 
     Args:
         victim: See `Worker`.
+        rank: What makes it so where it cannot do it itself.
 
     Attributes:
         pid: Its process id.
@@ -38,14 +41,18 @@ class Spare:
         page: Memory shared with it, see `Worker`.
     """
 
-    def __init__(self, victim: bool) -> None:
+    def __init__(self, victim: bool, rank: Optional[Rank] = None) -> None:
         self.page: Any = mmap.mmap(-1, 4096)
         job, self._job = os.pipe()
         self.stdout, stdout = os.pipe()
         self.stderr, stderr = os.pipe()
+        if rank is not None:
+            rank.step_forward()
         self.pid = os.fork()
         if self.pid == 0:
             raise Forked(Worker(job, stdout, stderr, self.page, victim))
+        if rank is not None:
+            rank.step_back()
         for descriptor in (job, stdout, stderr):
             os.close(descriptor)
         for descriptor in (self.stdout, self.stderr):

@@ -23,7 +23,7 @@ from .block import Block, block_rlimits
 from .channel import Channel, HostGone
 from .files import DIRECTORY, Listing, Refused, empty_directory, refusal, reopen, write_file, write_new
 from .frames import MAX_CODE
-from .group import MemoryGroup
+from .group import MemoryGroup, Rank, receive
 from .hidden import remove_segments
 from .kernel import Kernel, kernel_command
 from .spare import Forked, Spare
@@ -33,7 +33,7 @@ from .worker import Worker, prepare_streams
 
 TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterator, List, Optional, Tuple
+    from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
 CLOCK_REALTIME_COARSE = 5 if sys.platform.startswith("linux") else time.CLOCK_REALTIME
 """Python has no name for it. The precise clock runs up to a tick ahead of change times."""
@@ -81,9 +81,10 @@ class Supervisor:
     Args:
         config: What `Sandbox.runner_options` says, `token` and `limits`.
         channel: The host.
+        files: What the host handed over, see `group`.
     """
 
-    def __init__(self, config: Dict[str, Any], channel: Channel) -> None:
+    def __init__(self, config: Dict[str, Any], channel: Channel, files: Dict[str, int]) -> None:
         self._channel = channel
         self._config = config
         self._leftover = 0
@@ -109,7 +110,8 @@ class Supervisor:
         self._disk = self._new_meter()
         self._rlimits = block_rlimits(config)
         self._shared = [os.open(path, DIRECTORY) for path in config["tmpfs"]]
-        self._group = MemoryGroup.find() if config["memory_group"] else None
+        self._rank = Rank(files["oom"]) if "oom" in files else None
+        self._group = MemoryGroup.find() if config["memory_group"] else MemoryGroup.given(files)
         if self._group is not None:
             self._group.settle()
 
@@ -182,7 +184,7 @@ class Supervisor:
                     remove_segments()  # nobody is left who could use them, and the next block must not pay for them
                 if self._config["limits"]["processes"] == 1:  # the dead count too, until they are waited for
                     self._wait_for_leftover()
-                spare = Spare(self._config["memory_group"])
+                spare = Spare(self._config["memory_group"], self._rank)
                 self._wait_for_leftover()  # its CPU time is the last block's, not the next one's
                 self._ahead = spare, Watch(self._config, self._disk, self._group)
             request = self._next_request()
@@ -216,7 +218,7 @@ class Supervisor:
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as connection:
             connection.write(json.dumps(request["connection"]))
         if self._ahead is None:
-            self._ahead = Spare(self._config["memory_group"]), Watch(self._config, self._disk, self._group)
+            self._ahead = Spare(self._config["memory_group"], self._rank), Watch(self._config, self._disk, self._group)
         spare, _ = self._ahead
         self._ahead = None
         # Between cells, and in all of them together, CPU time has no limit.
@@ -382,7 +384,8 @@ def _which(command: str) -> bool:
 
 def main(config: Dict[str, Any]) -> Worker:
     """Serve the host; returns only in a forked worker, which is to be run by the caller."""
-    os.closerange(3, 256)  # what a launcher left open
+    files = receive(config["handover"]) if config["handover"] >= 0 else {}
+    _close_all_but(files.values())  # what a launcher left open
     reading, writing = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
@@ -393,7 +396,7 @@ def main(config: Dict[str, Any]) -> Worker:
     channel = Channel(reading, writing)
     try:
         try:
-            supervisor = Supervisor(config, channel)
+            supervisor = Supervisor(config, channel, files)
         except StartError as error:
             channel.send({"op": "fatal", "message": str(error)})
             os._exit(1)
@@ -410,6 +413,14 @@ def main(config: Dict[str, Any]) -> Worker:
     if os.getpid() != 1:
         _end_tree()
     os._exit(0)
+
+
+def _close_all_but(kept: Iterable[int]) -> None:
+    first = 3
+    for descriptor in sorted(kept):
+        os.closerange(first, descriptor)
+        first = descriptor + 1
+    os.closerange(first, 256)
 
 
 def _end_tree() -> None:

@@ -75,6 +75,8 @@ class Watch:
         self._disk = disk
         disk.begin()
         self._cpu_before = children_cpu()
+        if group is not None:
+            group.begin()
         self._shmem_before = _meminfo_shmem()
         self._full_before = self._full()
         self._suspect_since = 0.0
@@ -88,7 +90,17 @@ class Watch:
 
     def cpu_time(self) -> float:
         """Return CPU seconds of the tree so far; exact once everything is reaped."""
+        used = self.reaped_cpu()
+        # Children of a process that ignores their end are nobody's; only the group has seen them.
+        return used if self._group is None else max(used, self._group.cpu_time())
+
+    def reaped_cpu(self) -> float:
+        """Return CPU seconds of what was waited for."""
         return children_cpu() - self._cpu_before
+
+    def peak(self) -> int:
+        """Return the most memory that is known to have been used at once, in bytes."""
+        return self.peak_memory if self._group is None else max(self.peak_memory, self._group.peak())
 
     def sample(self) -> Optional[Breach]:
         """Look once; return the limit that is passed, if any."""
@@ -114,7 +126,8 @@ class Watch:
         if limit is None:
             return None
         # Fields 14 to 17 of proc(5): user and system time, of the process and of the children it waited for.
-        used = self.cpu_time() + TICK * sum(int(field) for stat in tree.values() for field in stat[11:15])
+        used = self.reaped_cpu() + TICK * sum(int(field) for stat in tree.values() for field in stat[11:15])
+        used = max(used, self.cpu_time())
         self._again_in((limit - used) / CORES)
         if used < limit:
             return None
@@ -139,7 +152,7 @@ class Watch:
             used = exact
         used += tables + files
         if self._group is not None:  # which sees what the kernel keeps for the block, too
-            used = max(used, self._group.used(limit))
+            used = max(used, self._group.used())
         self.peak_memory = max(self.peak_memory, used)
         self._again_in((limit - used) / (FILL_RATE * CORES))
         if used <= limit:
