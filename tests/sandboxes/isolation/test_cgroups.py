@@ -241,7 +241,7 @@ with open("file", "wb") as file:
         async with self.open(isolation) as executor:
             peak = (await executor.run(CodeBlock(code))).peak_memory
             assert peak is not None
-            assert 120 << 20 < peak < 165 << 20
+            assert 100 << 20 < peak < 165 << 20
             after = (await executor.run(CodeBlock("pass"))).peak_memory
             assert after is not None
             assert after < 40 << 20
