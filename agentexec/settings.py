@@ -8,9 +8,11 @@ where it lies inside the workspace, since code in the sandbox can write there.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +25,8 @@ from sandboxes.types import Seconds, Size
 
 FILE_NAME = "agentexec.toml"
 ENV_PREFIX = "AGENTEXEC_"
+OTHER_VARIABLES = frozenset({"AGENTEXEC_STORE"})
+"""Variables that are no settings."""
 FILE_MAY_NOT_SET = frozenset({"api_key", "base_url", "isolation", "network"})
 _OPENAI_ENV = {"api_key": "OPENAI_API_KEY", "base_url": "OPENAI_BASE_URL"}
 _file_values: ContextVar[Mapping[str, Any]] = ContextVar("file_values")
@@ -134,6 +138,63 @@ def load_settings(
         raise SettingsError("; ".join(_explain(problem, given, file) for problem in error.errors())) from None
     finally:
         _file_values.reset(token)
+
+
+@dataclass(frozen=True, slots=True)
+class Sourced:
+    """A setting, and where its value comes from.
+
+    Attributes:
+        name: Of the setting.
+        value: For people and JSON; secrets are masked.
+        source: Which kind of source won.
+        where: The flag, the variable, or the path of the file; empty for a default.
+    """
+
+    name: str
+    value: object
+    source: Literal["default", "file", "variable", "flag"]
+    where: str = ""
+
+
+def explain_settings(
+    flags: Mapping[str, Any] | None = None, *, directory: Path | None = None, workspace: Path | None = None
+) -> list[Sourced]:
+    """Merge all sources as `load_settings` does, and tell of each setting where it comes from.
+
+    Raises:
+        SettingsError: as `load_settings`.
+    """
+    place = directory or Path()
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    settings = load_settings(given, directory=place, workspace=workspace)
+    file = read_file(place, workspace)
+    variables = {name.upper(): name for name, value in os.environ.items() if value}
+    explained = []
+    for name, value in settings.model_dump(mode="json").items():
+        shown = _masked_url(value) if name == "base_url" else value
+        if name in given:
+            explained.append(
+                Sourced(name, shown, "flag", ("--no-" if value is False else "--") + name.replace("_", "-"))
+            )
+        elif _variable(name) in variables:
+            explained.append(Sourced(name, shown, "variable", variables[_variable(name)]))
+        elif name in file:
+            explained.append(Sourced(name, shown, "file", str((place / FILE_NAME).resolve())))
+        else:
+            explained.append(Sourced(name, shown, "default"))
+    return explained
+
+
+def unknown_variables() -> list[str]:
+    """Return variables that begin as ours do and set nothing: misspelt ones, most likely."""
+    known = {_variable(name) for name in Settings.model_fields} | OTHER_VARIABLES
+    return sorted(name for name in os.environ if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
+
+
+def _masked_url(url: str | None) -> str | None:
+    """Return a URL without the password that may be in it."""
+    return url and re.sub(r"(?<=://)[^/@]*@", "**********@", url)
 
 
 def read_file(directory: Path, workspace: Path | None = None) -> dict[str, Any]:

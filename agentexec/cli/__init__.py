@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 import sys
 from typing import Annotated, Literal
 
 import typer
 
 from agentexec.cli import options as o
+from agentexec.cli.completing import complete_languages
 from agentexec.cli.output import open_standard_streams
 from agentexec.cli.signals import INTERRUPTED, ignore_signals
+
+
+def _completes() -> bool:
+    """Whether this process completes a command line for a shell, or helps to set that up."""
+    asked = sys.argv[1:2]
+    return "_AGENTEXEC_COMPLETE" in os.environ or not asked or asked[0] == "--help" or asked[0].endswith("-completion")
+
 
 app = typer.Typer(
     name="agentexec",
     help="A computer for language models that cannot hurt you.",
     no_args_is_help=True,
-    add_completion=False,
+    # For a command that completes nothing it would be work for nothing.
+    add_completion=_completes(),
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -91,12 +101,30 @@ def clean() -> None:
     raise typer.Exit(clean_command())
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def config(context: typer.Context, workspace: o.Workspace = None, json: o.Json = False) -> None:
+    """Show each setting and where it comes from: a default, agentexec.toml, a variable or a flag.
+
+    Flags of `run` and `solve` may be given, to see what they would do. Status 2: a value makes no sense, or a
+    variable or a flag is misspelt.
+    """
+    from agentexec.cli.config import config_command
+
+    raise typer.Exit(config_command(context.args, workspace, json=json))
+
+
 @app.command()
 def run(
     file: Annotated[str | None, typer.Argument(metavar="FILE|-", help="Program; - is stdin.")] = None,
     language: Annotated[
         str | None,
-        typer.Option("-l", "--language", metavar="LANG", help="Language [by the file's ending; python]."),
+        typer.Option(
+            "-l",
+            "--language",
+            metavar="LANG",
+            help="Language [by the file's ending; python].",
+            autocompletion=complete_languages,
+        ),
     ] = None,
     sandbox: o.Sandbox = None,
     timeout: o.Timeout = None,

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from pydantic import ValidationError
 
+from agentexec.cli.completing import complete_sandboxes
 from agentexec.cli.output import say
 from agentexec.errors import SettingsError
 from sandboxes.errors import SandboxError, UnknownExecutor
@@ -36,7 +37,13 @@ LIMIT_FIELDS: Mapping[str, str] = {
 
 Sandbox = Annotated[
     str | None,
-    typer.Option("-s", "--sandbox", metavar="SPEC", help="Where code runs: local, docker, docker:IMAGE, …"),
+    typer.Option(
+        "-s",
+        "--sandbox",
+        metavar="SPEC",
+        help="Where code runs: local, docker, docker:IMAGE, …",
+        autocompletion=complete_sandboxes,
+    ),
 ]
 Timeout = Annotated[float | None, typer.Option("--timeout", metavar="S", help="Wall-clock seconds of a block [60].")]
 CpuTime = Annotated[float | None, typer.Option("--cpu-time", metavar="S", help="CPU seconds of a block.")]

@@ -7,17 +7,11 @@ from typing import Any
 
 from opentelemetry.trace import Span, Status, StatusCode
 
-from agentexec.events import Event
 from agentexec.models.base import Usage
 from sandboxes.types import Limits, Result
 
 MAX_CONTENT = 64 << 10
 """Characters of any one message, code or output that is captured; the rest is cut off."""
-
-
-def team_of(event: Event) -> str:
-    """Return the path of the nested team in which something happened; empty for the run's own."""
-    return str(getattr(event, "team", ""))
 
 
 def ns(seconds: float) -> int:

@@ -36,7 +36,6 @@ from agentexec.telemetry.attributes import (
     message_json,
     ns,
     result_attributes,
-    team_of,
     usage_attributes,
 )
 
@@ -164,18 +163,18 @@ class RunTrace:
     def _turn_started(self, event: TurnStarted) -> None:
         span = self._tracer.start_span(
             f"invoke_agent {event.agent}",
-            self._around(team_of(event)),
+            self._around(event.team),
             SpanKind.INTERNAL,
             {
                 "gen_ai.operation.name": "invoke_agent",
                 "gen_ai.agent.name": event.agent,
                 "gen_ai.conversation.id": self._log.run_id,
                 "agentexec.turn": event.turn,
-                **({"agentexec.team": team_of(event)} if team_of(event) else {}),
+                **({"agentexec.team": event.team} if event.team else {}),
             },
             start_time=ns(event.time),
         )
-        self._turns[team_of(event)] = _Turn(span, event.agent, event.time)
+        self._turns[event.team] = _Turn(span, event.agent, event.time)
 
     def _end_turn(self, team: str, time: float, error: str = "") -> None:
         turn = self._turns.pop(team, None)
@@ -188,19 +187,19 @@ class RunTrace:
         )
 
     def _model_text(self, event: ModelText) -> None:
-        turn = self._turns.get(team_of(event))
+        turn = self._turns.get(event.team)
         if turn is not None and turn.first_text is None:
             turn.first_text = event.time
 
     def _model_retried(self, event: ModelRetried) -> None:
-        turn = self._turns.get(team_of(event))
+        turn = self._turns.get(event.team)
         if turn is not None:
             turn.retries.append(event)
             turn.first_text = None
 
     def _model_called(self, event: ModelCalled) -> None:
         began = event.time - event.duration
-        turn = self._turns.get(team_of(event))
+        turn = self._turns.get(event.team)
         attributes = {
             "gen_ai.response.model": event.model,
             "gen_ai.response.finish_reasons": [event.finish_reason],
@@ -264,7 +263,7 @@ class RunTrace:
 
     def _message(self, event: MessageAdded) -> None:
         message = event.message
-        team = team_of(event)
+        team = event.team
         if self._tracing.capture_content:
             # What the agent had not heard yet: with all of it, a run's spans would grow with the square of its turns.
             heard, place = self._heard.setdefault(team, []), (team, message.sender)
@@ -287,7 +286,7 @@ class RunTrace:
         return self._blocks.pop(key) if key in self._blocks else (self._tool(event), event.time)
 
     def _tool(self, event: BlockStarted | BlockFinished | BlockRefused) -> Span:
-        turn = self._turns.get(team_of(event))
+        turn = self._turns.get(event.team)
         block = event.block
         attributes: dict[str, Any] = {
             "gen_ai.operation.name": "execute_tool",
@@ -326,7 +325,7 @@ class RunTrace:
         end_span(span, event.time, "refused")
 
     def _measure_tool(self, event: BlockFinished, seconds: float, error: str) -> None:
-        turn = self._turns.get(team_of(event))
+        turn = self._turns.get(event.team)
         attributes = {
             "gen_ai.tool.name": event.block.language,
             "gen_ai.tool.type": "function",

@@ -1,0 +1,107 @@
+"""`agentexec config`: what is set, where that was done, and whether it makes sense."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args, get_origin
+
+from agentexec.cli.options import USAGE, fail, place_of
+from agentexec.cli.output import say, write_stdout
+from agentexec.errors import SettingsError
+from agentexec.markdown import visible
+from agentexec.settings import FILE_NAME, Settings, Sourced, explain_settings, load_settings, unknown_variables
+from sandboxes.registry import executor_names
+
+_SHORT = {"-m": "--model", "-s": "--sandbox"}
+
+
+def config_command(arguments: Sequence[str], workspace: str | None, *, json: bool) -> int:
+    """Print every setting with its source, and return the exit status of the command.
+
+    Args:
+        arguments: Flags of `run` and `solve`, as they were typed.
+        workspace: The directory that code would work in.
+        json: Whether stdout is one JSON object.
+    """
+    flags = read_flags(arguments)
+    place = None if workspace is None else Path(workspace)
+    try:
+        settings = explain_settings(flags, workspace=place)
+        values = load_settings(flags, workspace=place)
+    except SettingsError as error:
+        fail(str(error), USAGE)
+    place_of(values.model_dump())  # limits that make no sense together
+    status = _check(values)
+    write_stdout(_as_json(settings) if json else _as_table(settings))
+    file = Path(FILE_NAME)
+    if place is not None and file.exists() and file.resolve().is_relative_to(place.resolve()):
+        say(f"{file.resolve()} is not read: it lies in the workspace, where code can write to it")
+    return status
+
+
+def _check(settings: Settings) -> int:
+    """Say what is probably not meant; return the exit status for that."""
+    status = 0
+    for name in unknown_variables():
+        say(f"{name} is set, but there is no such setting")
+        status = USAGE
+    name = settings.sandbox.partition(":")[0]
+    if name not in executor_names():
+        say(f"sandbox: no executor is called {name!r}; known are {', '.join(executor_names())}")
+        status = USAGE
+    return status
+
+
+def read_flags(arguments: Sequence[str]) -> dict[str, object]:
+    """Read flags that are settings; ends the command with status 2 at anything else.
+
+    By the settings alone, so that a flag for a new one is known here too.
+    """
+    flags: dict[str, object] = {}
+    rest = list(arguments)
+    while rest:
+        given, equals, value = rest.pop(0).partition("=")
+        flag = _SHORT.get(given, given)
+        name = flag.removeprefix("--").replace("-", "_")
+        negated = name.removeprefix("no_")
+        if not flag.startswith("--") or not {name, negated} & Settings.model_fields.keys():
+            fail(f"{given} is no setting; there are {', '.join(sorted(map(_flag, Settings.model_fields)))}", USAGE)
+        if name not in Settings.model_fields:
+            flags[negated] = False
+        elif _is_switch(name):
+            flags[name] = True
+        elif equals or rest:
+            flags[name] = value if equals else rest.pop(0)
+        else:
+            fail(f"{given} needs a value", USAGE)
+    return flags
+
+
+def _flag(name: str) -> str:
+    return ("--no-" if Settings.model_fields[name].default is True else "--") + name.replace("_", "-")
+
+
+def _is_switch(name: str) -> bool:
+    annotation = Settings.model_fields[name].annotation
+    return annotation is bool or (get_origin(annotation) is not None and bool in get_args(annotation))
+
+
+def _as_json(settings: Sequence[Sourced]) -> str:
+    return json_module.dumps(
+        {each.name: {"value": each.value, "source": each.source, "where": each.where or None} for each in settings},
+        indent=2,
+    )
+
+
+def _as_table(settings: Sequence[Sourced]) -> str:
+    rows = [(each.name, _shown(each.value), visible(each.where or each.source, keep="")) for each in settings]
+    wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return "\n".join(f"{name:<{wide[0]}}  {value:<{wide[1]}}  {where}" for name, value, where in rows)
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "-"
+    return visible(str(value).lower() if isinstance(value, bool) else str(value), keep="")
