@@ -39,11 +39,15 @@ def run_command(
         workspace: Directory to work in; None takes one that is thrown away.
         json: Whether to write one `Result` as JSON instead of the program's output.
     """
+    if file is not None and language is None and file.lower().endswith(".ipynb"):
+        from agentexec.cli.notebook import notebook_command
+
+        return notebook_command(file, flags, workspace, json=json)
     block = read_block(file, language)
     executor = make_executor(read_place(flags, workspace), workspace, bar=True)
     try:
         result, interrupted = asyncio.run(_run(executor, block, json=json))
-        _report(result, json=json)
+        report(result, json=json)
         return INTERRUPTED if interrupted and not result.ok else exit_status(result)
     except CannotWrite as error:
         if not error.quiet:
@@ -114,16 +118,22 @@ async def _run(executor: Executor, block: CodeBlock, *, json: bool) -> tuple[Res
     return result, bool(signals)
 
 
-def _report(result: Result, *, json: bool) -> None:
+def report(result: Result, *, json: bool) -> None:
+    """Write what came of a block: all of it as JSON, or what it did not write itself."""
     if json:
         write_stdout(result.model_dump_json())
         return
+    show_displays(result)
+    if result.verdict != "ok" and result.message:
+        say(f"{result.verdict}: {result.message}")
+
+
+def show_displays(result: Result) -> None:
+    """Write what a kernel's cell showed, and the exception that ended it."""
     for display in result.displays:  # of a kernel; what has no text is a picture, or the like
         write_stdout(visible(display.data.get("text/plain", f"<{', '.join(display.data)}>")))
     if result.error is not None:
         say_lines(result.error.traceback or f"{result.error.name}: {result.error.message}")
-    if result.verdict != "ok" and result.message:
-        say(f"{result.verdict}: {result.message}")
 
 
 def exit_status(result: Result) -> int:
