@@ -37,6 +37,7 @@ class Message(BaseModel):
         turn: 0 for the task, then counting up by one with every turn of the run, those of nested teams included.
         cut: Whether the model's reply was cut off at its length limit, so that the end is missing.
         pictures: What goes along with the text, for models that see; the text says what they are.
+        calls: Ids of the tool calls by which a model sent its code. The last fences of `content` are these calls.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +47,7 @@ class Message(BaseModel):
     turn: int = 0
     cut: bool = False
     pictures: tuple[Picture, ...] = ()
+    calls: tuple[str, ...] = ()
 
 
 class Question(BaseModel):
@@ -179,6 +181,7 @@ class ModelCalled(Event):
         usage: Tokens, or None where the server did not say.
         cost: USD, or None where unknown.
         duration: Seconds.
+        cached: Whether the answer came from a cache of ours, and cost nothing.
     """
 
     type: Literal["model_called"] = "model_called"
@@ -188,6 +191,30 @@ class ModelCalled(Event):
     cost: Decimal | None = None
     finish_reason: str = "stop"
     duration: float = 0.0
+    cached: bool = False
+
+
+class ContextTrimmed(Event):
+    """What an agent's model is sent was cut down to fit its window. The conversation itself stays whole.
+
+    Attributes:
+        agent: Whose model.
+        shortened: Messages of which long quotations were shortened.
+        dropped: Messages that are left out from now on.
+        tokens_before: Estimated tokens before it.
+        tokens_after: Estimated tokens after it.
+        reason: `window`: it would not have fitted; `refused`: the server said so.
+        summary: What a model made of the messages that are left out, if it was asked to sum them up.
+    """
+
+    type: Literal["context_trimmed"] = "context_trimmed"
+    agent: str
+    shortened: int
+    dropped: int
+    tokens_before: int
+    tokens_after: int
+    reason: Literal["window", "refused"] = "window"
+    summary: str = ""
 
 
 class MessageAdded(Event):
@@ -281,6 +308,7 @@ AnyEvent = Annotated[
     | ModelText
     | ModelRetried
     | ModelCalled
+    | ContextTrimmed
     | MessageAdded
     | BlockStarted
     | BlockOutput

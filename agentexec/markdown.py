@@ -86,6 +86,20 @@ class Reply:
         return not self.blocks and self.answer is None
 
 
+# A model's thoughts, where a server leaves them in the text: at the beginning, from the tag to its end; or, where the
+# opening tag is part of the prompt, up to a closing tag that ends a line.
+_THOUGHTS = re.compile(
+    r"\s*<(think|thinking|thought|reasoning)>.*?(?:</\1>|\Z)|(?:(?!^[ \t]*(?:`{3}|~{3})).)*?</think(?:ing)?>[ \t]*$",
+    re.DOTALL | re.IGNORECASE | re.MULTILINE,
+)
+
+
+def without_thoughts(text: str) -> str:
+    """Return a text with a leading `<think>…</think>` blanked out, line by line, so that lines keep their numbers."""
+    match = _THOUGHTS.match(text) if "think" in text or "<reasoning>" in text or "<thought>" in text else None
+    return text if match is None else "\n" * match[0].count("\n") + text[match.end() :]
+
+
 # The same message is read by the turn order, the stop conditions and the executor: parse it once.
 @functools.lru_cache(maxsize=64)
 def read_reply(text: str, *, cut: bool = False) -> Reply:
@@ -95,6 +109,7 @@ def read_reply(text: str, *, cut: bool = False) -> Reply:
         text: The message.
         cut: Whether the model was cut off at its length limit; then a fence without end is not run.
     """
+    text = without_thoughts(text)
     fences = parse_fences(text)
     runnable = [fence for fence in fences if fence.runnable]
     finished = [fence for fence in runnable if is_finished(fence, cut=cut)]
@@ -123,6 +138,7 @@ def final_answer(text: str) -> str | None:
 
     Emphasis around the marker (`**FINAL ANSWER:**`) is tolerated. An empty answer is none.
     """
+    text = without_thoughts(text)
     return _final_answer(text, parse_fences(text))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict, Field, field_serializer
@@ -32,6 +32,26 @@ class BlockRecord(BaseModel):
     result: Result
 
 
+class AgentUsage(BaseModel):
+    """What one agent's model calls used.
+
+    Attributes:
+        calls: Answers, those from a cache included.
+        usage: Tokens, as far as servers counted them. None if they counted none.
+        cost: USD, a number in JSON. None if the price of any call is unknown.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    calls: int
+    usage: Usage | None
+    cost: Decimal | None
+
+    @field_serializer("cost", when_used="json-unless-none")
+    def _cost_as_number(self, cost: Decimal) -> float:
+        return float(cost)
+
+
 class SolveResult(BaseModel):
     """What came of a run. Its JSON is the object that `agentexec solve --json` prints.
 
@@ -44,6 +64,7 @@ class SolveResult(BaseModel):
         blocks: The blocks that were run, in order.
         usage: Tokens of all model calls, as far as servers counted them. None if they counted none.
         cost: USD, a number in JSON. None if the price of any call is unknown.
+        agents: The same for each agent whose model was called.
         files: Paths of all files in the workspace that blocks created or changed, each once.
         run_id: Identity of the run; ids sort by time.
         events: The whole log. Not part of the JSON.
@@ -59,6 +80,7 @@ class SolveResult(BaseModel):
     blocks: tuple[BlockRecord, ...]
     usage: Usage | None
     cost: Decimal | None
+    agents: Mapping[str, AgentUsage]
     files: tuple[str, ...]
     run_id: str
     events: tuple[Event, ...] = Field(exclude=True, repr=False)
@@ -85,8 +107,8 @@ def result_of(events: Iterable[Event]) -> SolveResult:
     started, finished = kept[0], kept[-1]
     calls = [event for event in kept if isinstance(event, ModelCalled)]
     blocks = [event for event in kept if isinstance(event, BlockFinished)]
-    counted = [call.usage for call in calls if call.usage is not None]
-    costs = [call.cost for call in calls]
+    total = _used(calls)
+    names = dict.fromkeys(call.agent for call in calls)
     return SolveResult(
         status=finished.status,
         answer=finished.answer,
@@ -103,9 +125,20 @@ def result_of(events: Iterable[Event]) -> SolveResult:
             )
             for event in blocks
         ),
-        usage=sum(counted, Usage()) if counted or not calls else None,
-        cost=None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0)),
+        usage=total.usage,
+        cost=total.cost,
+        agents={name: _used([call for call in calls if call.agent == name]) for name in names},
         files=tuple(dict.fromkeys(file.path for event in blocks for file in event.result.files)),
         run_id=started.run_id,
         events=kept,
+    )
+
+
+def _used(calls: Sequence[ModelCalled]) -> AgentUsage:
+    counted = [call.usage for call in calls if call.usage is not None]
+    costs = [call.cost for call in calls]
+    return AgentUsage(
+        calls=len(calls),
+        usage=sum(counted, Usage()) if counted or not calls else None,
+        cost=None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0)),
     )

@@ -39,6 +39,11 @@ class Settings(BaseSettings):
 
     Attributes:
         model: Model to ask, or `replay:FILE`.
+        planner_model: Model of the planner, if another than `model`; likewise the next two.
+        coder_model: Model of the coder.
+        reviewer_model: Model of the reviewer.
+        code_mode: How the coder's model sends code: `fences`, or `tools`.
+        context_window: Tokens of a model's request and reply together; None takes what the price list says.
         base_url: Server of the model (`OPENAI_BASE_URL`).
         api_key: Its key (`OPENAI_API_KEY`); masked wherever it is shown.
         model_timeout: Seconds the server may stay silent.
@@ -71,6 +76,11 @@ class Settings(BaseSettings):
     )
 
     model: str | None = None
+    planner_model: str | None = None
+    coder_model: str | None = None
+    reviewer_model: str | None = None
+    code_mode: Literal["fences", "tools"] = "fences"
+    context_window: Count | None = None
     base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
     api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
     model_timeout: Seconds = 300.0

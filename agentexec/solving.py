@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from decimal import Decimal
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from agentexec.agents import ExecutorAgent, PlanReview, coder, load_prompt, planner, reviewer
+from agentexec.agents.coder import CodeMode, prompt_name
+from agentexec.context import Context
 from agentexec.conversation import Conversation, NextSpeaker, converse
 from agentexec.errors import HumanSilent, ModelError, Suspended
 from agentexec.events import BlockStarted, Event, MessageAdded, RunFinished, RunResumed, RunStarted
@@ -43,6 +46,7 @@ InputFiles = Mapping[str, bytes] | Iterable[str | Path]
 """Names and contents, or paths on this machine, each copied in under its last component."""
 
 Role = Literal["planner", "coder", "reviewer"]
+ROLES: tuple[Role, ...] = ("planner", "coder", "reviewer")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,6 +56,9 @@ async def solve(
     task: str,
     *,
     model: Model | str,
+    models: Mapping[Role, Model | str] | None = None,
+    code_mode: CodeMode = "fences",
+    context: Context | None = None,
     executor: Executor | str = "local",
     limits: Limits | None = None,
     workspace: str | Path | None = None,
@@ -79,6 +86,9 @@ async def solve(
     Args:
         task: What to do, in plain words.
         model: Who speaks for planner, coder and reviewer: a model, or a name as for `--model`.
+        models: Who speaks for one of them instead, e.g. `{"reviewer": "gpt-5"}`.
+        code_mode: How the coder's model sends code: in `fences`, or as `tools` by calling `execute_code`.
+        context: How conversations are kept within the models' windows.
         executor: Where code runs: a spec string such as `"local"`, for which an executor is opened and closed
             here; or an executor, which is started if it is not yet, and left open.
         limits: What each block may use; only with a spec string.
@@ -124,16 +134,16 @@ async def solve(
         raise ValueError("review_plan needs somebody to ask: give human=")
     condition = _stop_condition(max_turns, max_tokens, max_cost, deadline, max_failures, stop)
     inputs = await asyncio.to_thread(read_inputs, files) if files else {}
-    system = {role: load_prompt(role, (prompts or {}).get(role)) for role in ("planner", "coder", "reviewer")}
+    system = {role: load_prompt(_prompt(role, code_mode), (prompts or {}).get(role)) for role in ROLES}
     place = _executor(executor, limits, workspace)
-    speaker = make_model(model) if isinstance(model, str) else model
+    speakers, own = _speakers(model, models or {})
 
     note = past[0].environment if past else _environment(place, inputs)
     team = solve_cycle(
-        planner=planner(speaker, system["planner"] + note) if plan else None,
+        planner=planner(speakers["planner"], system["planner"] + note, context=context) if plan else None,
         human=PlanReview(person) if review_plan and person is not None else None,
-        coder=coder(speaker, system["coder"] + note),
-        reviewer=reviewer(speaker, system["reviewer"] + note) if review else None,
+        coder=coder(speakers["coder"], system["coder"] + note, code_mode=code_mode, context=context),
+        reviewer=reviewer(speakers["reviewer"], system["reviewer"] + note, context=context) if review else None,
         executor=ExecutorAgent(place, gate=gate),
     )
     log = EventLog(past[0].run_id, past=past) if past else EventLog()
@@ -150,7 +160,7 @@ async def solve(
         else RunStarted(
             run_id=log.run_id,
             task=task,
-            model=speaker.name,
+            model=speakers["coder"].name,
             executor=executor if isinstance(executor, str) else type(executor).__name__,
             limits=place.limits,
             workspace=None if workspace is None else str(workspace),
@@ -161,8 +171,9 @@ async def solve(
     try:
         return await run.result(started, close_executor=isinstance(executor, str))
     finally:
-        if isinstance(model, str):
-            await speaker.close()
+        async with contextlib.AsyncExitStack() as stack:
+            for each in own:
+                stack.push_async_callback(each.close)
 
 
 class _Run:
@@ -303,6 +314,20 @@ def _stop_condition(
     for other in further:
         condition = condition if other is None else condition | other
     return condition
+
+
+def _prompt(role: Role, code_mode: CodeMode) -> str:
+    return prompt_name(code_mode) if role == "coder" else role
+
+
+def _speakers(model: Model | str, models: Mapping[Role, Model | str]) -> tuple[Mapping[Role, Model], Sequence[Model]]:
+    """Return each role's model, and those that were made here, by name, each once."""
+    unknown = set(models) - set(ROLES)
+    if unknown:
+        raise ValueError(f"no agent is called {min(unknown)!r}; models may name {', '.join(ROLES)}")
+    chosen = {role: models.get(role, model) for role in ROLES}
+    made = {name: make_model(name) for name in dict.fromkeys(chosen.values()) if isinstance(name, str)}
+    return {role: made[each] if isinstance(each, str) else each for role, each in chosen.items()}, [*made.values()]
 
 
 def _executor(executor: Executor | str, limits: Limits | None, workspace: str | Path | None) -> Executor:

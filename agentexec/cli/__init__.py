@@ -168,7 +168,7 @@ def solve(
     task: Annotated[str, typer.Argument(metavar="TASK", help="What to do, in plain words.")],
     model: Annotated[
         str | None,
-        typer.Option("-m", "--model", metavar="MODEL", help="Model, or replay:FILE for a recorded run."),
+        typer.Option("-m", "--model", metavar="MODEL", help="Model, responses:MODEL, or replay:FILE."),
     ] = None,
     sandbox: o.Sandbox = None,
     timeout: o.Timeout = None,
@@ -209,6 +209,11 @@ def solve(
         Literal["auto", "off"] | None,
         typer.Option("--images", help="Whether the model is sent pictures that code shows [auto]."),
     ] = None,
+    planner_model: o.PlannerModel = None,
+    coder_model: o.CoderModel = None,
+    reviewer_model: o.ReviewerModel = None,
+    code_mode: o.CodeMode = None,
+    context_window: o.ContextWindow = None,
     no_plan: Annotated[bool, typer.Option("--no-plan", help="Start without a planner.")] = False,
     no_review: Annotated[bool, typer.Option("--no-review", help="Go without a reviewer.")] = False,
     record: Annotated[
@@ -244,6 +249,11 @@ def solve(
         "images": images,
         "review_plan": review_plan or None,
         "answer_timeout": answer_timeout,
+        "planner_model": planner_model,
+        "coder_model": coder_model,
+        "reviewer_model": reviewer_model,
+        "code_mode": code_mode,
+        "context_window": context_window,
         "plan": False if no_plan else None,
         "review": False if no_review else None,
     }

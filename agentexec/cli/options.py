@@ -66,6 +66,21 @@ IsolationTier = Annotated[
     Literal["auto", "bwrap", "landlock", "none"] | None,
     typer.Option("--isolation", help="Isolation of the local sandbox [auto]; 'none' is unsafe."),
 ]
+PlannerModel = Annotated[
+    str | None, typer.Option("--planner-model", metavar="MODEL", help="Model of the planner [--model].")
+]
+CoderModel = Annotated[str | None, typer.Option("--coder-model", metavar="MODEL", help="Model of the coder [--model].")]
+ReviewerModel = Annotated[
+    str | None, typer.Option("--reviewer-model", metavar="MODEL", help="Model of the reviewer [--model].")
+]
+CodeMode = Annotated[
+    Literal["fences", "tools"] | None,
+    typer.Option("--code-mode", help="How the coder's model sends code: in Markdown, or by tool calls [fences]."),
+]
+ContextWindow = Annotated[
+    int | None,
+    typer.Option("--context-window", metavar="N", help="Tokens of the models' windows [by the price list]."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout.")]
 
 

@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentexec.cli.approval import Terminal
+from agentexec.cli.models import Speakers, make_speakers
 from agentexec.cli.options import SANDBOX_FAILED, USAGE, Place, fail, make_executor, place_of
 from agentexec.cli.output import CannotWrite, abandon_stderr, say, write_stdout
 from agentexec.cli.signals import INTERRUPTED, interrupts
 from agentexec.cli.tracing import tracing
 from agentexec.cli.view import View, make_view
-from agentexec.errors import ModelError, SettingsError
+from agentexec.context import Context
+from agentexec.errors import SettingsError
 from agentexec.events import Event, RunFinished, RunStarted, Status
 from agentexec.human import Human
 from agentexec.log import new_run_id
 from agentexec.markdown import visible
-from agentexec.models import Model, make_model
 from agentexec.result import SolveResult, result_of
 from agentexec.settings import Settings, load_settings
 from agentexec.solving import read_inputs, solve
@@ -78,7 +79,7 @@ def solve_command(request: Request, flags: Mapping[str, Any]) -> int:
     if (settings.review_plan or settings.approve != "never") and not sys.stdin.isatty():
         fail(f"{asks} asks on the terminal, and standard input is none", USAGE)
     inputs = _inputs(request.files)
-    model = _model(settings, request.record)
+    model = make_speakers(settings, request.record)
     place = place_of(settings.model_dump())
     workspace = request.workspace or Path(tempfile.mkdtemp(prefix="agentexec-"))
     try:
@@ -110,35 +111,6 @@ def _inputs(paths: tuple[str, ...]) -> dict[str, bytes]:
         fail(f"--file: {error}", USAGE)
 
 
-def _model(settings: Settings, record: str | None) -> Model:
-    if settings.model is None:
-        fail(
-            "no model: give -m MODEL or set AGENTEXEC_MODEL, with OPENAI_API_KEY and, for a server of your "
-            "own, OPENAI_BASE_URL; -m replay:FILE plays a recorded run",
-            USAGE,
-        )
-    key = settings.api_key.get_secret_value() if settings.api_key is not None else None
-    try:
-        model = make_model(
-            settings.model,
-            base_url=settings.base_url,
-            api_key=key,
-            timeout=settings.model_timeout,
-            images=settings.images,
-        )
-    except (SettingsError, ModelError) as error:
-        fail(str(error), USAGE)
-    if record is None:
-        return model
-    from agentexec.models import RecordingModel
-
-    try:
-        Path(record).touch()
-    except OSError as error:
-        fail(f"--record {record}: {error.strerror}", USAGE)
-    return RecordingModel(model, record)
-
-
 class _Run:
     """One run under the command line: signals, view, and what is left of it when it is interrupted."""
 
@@ -147,7 +119,7 @@ class _Run:
         request: Request,
         settings: Settings,
         place: Place,
-        model: Model,
+        model: Speakers,
         workspace: Path,
         view: View,
         traced: Tracing | None,
@@ -194,7 +166,10 @@ class _Run:
                 stack.push_async_callback(executor.close)
             return await solve(
                 self._request.task,
-                model=self._model,
+                model=self._model.model,
+                models=self._model.models,
+                code_mode=settings.code_mode,
+                context=Context(window=settings.context_window),
                 files=inputs,
                 plan=settings.plan,
                 review=settings.review,

@@ -161,8 +161,15 @@ def _plain(value: Any) -> Any:
 
 
 def _worth_keeping(answer: Completion) -> bool:
-    whole = answer.finish_reason != "content_filter" and not answer.refusal
+    whole = answer.finish_reason != "content_filter" and not answer.refusal and all(map(_sound, answer.calls))
     return whole and bool(answer.text.strip() or answer.calls) and not answer.cached
+
+
+def _sound(call: ToolCall) -> bool:
+    try:
+        return isinstance(json.loads(call.arguments), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _read(path: Path) -> _Entry | None:

@@ -103,13 +103,12 @@ class TestWhatAModelSees:
         assert len(second) == 2
 
     async def test_empty_messages_are_not_sent_as_such(self) -> None:
-        model = ScriptedModel(["", "two"])
+        model = ScriptedModel(["two"])
         agent, conversation = ModelAgent("coder", model, PROMPT), Conversation("Do it.", EventLog())
-        conversation.add("coder", await agent.reply(conversation))
+        conversation.add("coder", "")
         conversation.add("executor", "")
         await agent.reply(conversation)
-        assert [message.content.strip() != "" for message in model.asked("coder")[1]] == [True] * 4
-        assert conversation[1].content == ""
+        assert [message.content.strip() != "" for message in model.asked("coder")[0]] == [True] * 4
 
     async def test_one_agent_serves_two_conversations(self) -> None:
         model = ScriptedModel(["one", "two"])

@@ -128,7 +128,7 @@ class TestTheCycle:
         assert "does not count" in messages(result, "executor")[0]
 
     async def test_an_idle_reply_gets_one_nudge_and_then_is_a_stall(self) -> None:
-        result = await attempt("Thank you!", "", DONE)
+        result = await attempt("Thank you!", "You are welcome!", DONE)
         assert (result.status, result.stop_reason) == ("not_solved", "stall")
         assert speakers(result) == ["task", "coder", "executor", "coder"]
         assert "Nothing was run" in messages(result, "executor")[0]
@@ -585,7 +585,7 @@ class TestResult:
         result = await attempt(run("x") + "```python filename=y.py\ny\n```", DONE, executor=executor)
         data = json.loads(result.model_dump_json())
         assert set(data) == {
-            "status", "answer", "stop_reason", "message", "turns", "blocks", "usage", "cost", "files",
+            "status", "answer", "stop_reason", "message", "turns", "blocks", "usage", "cost", "agents", "files",
             "run_id",
         }  # fmt: skip
         assert [set(block) for block in data["blocks"]] == [{"turn", "language", "filename", "code", "result"}] * 2

@@ -88,7 +88,19 @@ def test_json_is_one_object(cli: Cli, scripted: OpenAIServer) -> None:
     assert done.returncode == 0
     assert done.stdout.count("\n") == 1
     result = json.loads(done.stdout)
-    keys = {"status", "answer", "stop_reason", "turns", "blocks", "usage", "cost", "files", "run_id", "message"}
+    keys = {
+        "status",
+        "answer",
+        "stop_reason",
+        "turns",
+        "blocks",
+        "usage",
+        "cost",
+        "agents",
+        "files",
+        "run_id",
+        "message",
+    }
     assert result.keys() == keys
     assert result["status"] == "solved"
     assert result["answer"] == "The total is 60."
