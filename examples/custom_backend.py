@@ -6,8 +6,11 @@ Blocks, limits, live output, files and verdicts then work as everywhere. Over SS
 """
 
 import asyncio
+import secrets
+import shutil
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from sandboxes import ByteStream, CodeBlock, Isolation, Limits, ProcessStream, Sandbox, ScriptExecutor
@@ -17,19 +20,20 @@ class PlainSandbox(Sandbox):
     """Somewhere to run code, with no protection at all."""
 
     def __init__(self) -> None:
-        self.directory = tempfile.TemporaryDirectory()
+        self.directory = Path(tempfile.gettempdir(), f"plain-{secrets.token_hex(8)}")
 
     async def launch(self, argv: Sequence[str], limits: Limits) -> ByteStream:
-        return await ProcessStream.spawn(argv, cwd=self.directory.name)
+        self.directory.mkdir(mode=0o700, exist_ok=True)  # it is there already at a restart
+        return await ProcessStream.spawn(argv, cwd=self.directory, env={})
 
     def runner_options(self) -> dict[str, Any]:
-        return {"workspace": self.directory.name}
+        return {"workspace": str(self.directory)}
 
     def isolation(self, limits: Limits) -> Isolation:
         return Isolation(tier="plain", unenforced=("network",))
 
     async def close(self) -> None:
-        self.directory.cleanup()
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 async def main() -> None:

@@ -25,6 +25,7 @@ from sandboxes.executor import Executor
 from sandboxes.fake import FakeExecutor
 from sandboxes.languages import LANGUAGES, Language, find_language
 from sandboxes.local import LocalSandbox
+from sandboxes.paths import workspace_path
 from sandboxes.pool import Pool
 from sandboxes.registry import executor_names, open_executor
 from sandboxes.sandbox import ByteStream, Sandbox
@@ -80,4 +81,5 @@ __all__ = [
     "executor_names",
     "find_language",
     "open_executor",
+    "workspace_path",
 ]

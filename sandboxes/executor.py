@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
-from sandboxes.errors import SandboxLostError
+from sandboxes.errors import FileTooLarge, UnsafePath, WorkspaceFileNotFound
 from sandboxes.types import CodeBlock, Isolation, Limits, OnOutput, Result
 
 DEFAULT_GET_BYTES = 256 << 20
@@ -104,8 +105,8 @@ class Executor(abc.ABC):
         Raises:
             SandboxLostError: it is not, or does not.
         """
-        if (await self.run(CodeBlock("pass"))).verdict == "lost":
-            raise SandboxLostError("the sandbox has died")
+        with contextlib.suppress(WorkspaceFileNotFound, FileTooLarge, UnsafePath):  # any answer will do
+            await self.get("ping", max_bytes=0)
 
     async def reset(self) -> None:
         """Empty the workspace and forget all state, without the time that a new sandbox takes.

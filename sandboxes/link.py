@@ -215,17 +215,17 @@ class RunnerLink:
     async def begin_cell(self, on_output: OnOutput | None) -> Awaitable[Outcome]:
         """Have the kernel's next cell watched; return what will tell how it ended."""
         self._expect_silence()
-        outcome = Outcome(None, b"", b"", {LIVE_STDOUT: HeadTail(1 << 20), LIVE_STDERR: HeadTail(1 << 20)})
         await self._send(encode_control({"op": "cell", "live": on_output is not None}))
+        return self.end_of_cell(on_output)
 
-        async def ended() -> Outcome:
-            try:
-                await self._collect(outcome, on_output, KERNEL_GRACE)
-            except SandboxLostError as error:
-                outcome.reason = str(error)
-            return outcome
-
-        return ended()
+    async def end_of_cell(self, on_output: OnOutput | None = None) -> Outcome:
+        """Wait for the end of the cell that runs; goes on where an earlier wait was broken off."""
+        outcome = Outcome(None, b"", b"", {LIVE_STDOUT: HeadTail(1 << 20), LIVE_STDERR: HeadTail(1 << 20)})
+        try:
+            await self._collect(outcome, on_output, KERNEL_GRACE)
+        except SandboxLostError as error:
+            outcome.reason = str(error)
+        return outcome
 
     async def tell(self, operation: str, **words: str) -> None:
         """Say something that has no answer of its own: `cell_end`, `interrupt`, `stop`."""

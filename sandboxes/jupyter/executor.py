@@ -70,11 +70,12 @@ class KernelExecutor(ScriptExecutor):
         super().__init__(sandbox, limits)
         self._pictures = 0
         self._name = kernel
-        self._here, self._inside = sandbox.share()
+        self._here, self._inside = Path(), ""
         self._client: AsyncKernelClient | None = None
         self._directory = -1
 
     async def _open(self) -> None:
+        self._here, self._inside = self._sandbox.share()
         try:
             await super()._open()
         except SandboxStartError as error:
@@ -233,6 +234,9 @@ class KernelExecutor(ScriptExecutor):
     async def _abandon(self, cell: Cell, ending: asyncio.Future[Outcome], talking: asyncio.Future[None]) -> None:
         """Nobody waits for the cell any more: end it, and the kernel only if need be."""
         with contextlib.suppress(SandboxError):
+            if ending.done() and not isinstance(ending.exception(), SandboxError | None):
+                # The listener raised: the cell still runs, and its report is still to come.
+                ending = asyncio.ensure_future(self._ready().end_of_cell())
             if cell.sent:
                 await self._interrupt(ending, talking, "cancelled")
             else:

@@ -736,7 +736,7 @@ def test_the_exports_are_pinned() -> None:
         "SandboxError", "SandboxLostError", "SandboxProtocolError", "SandboxStartError",
         "SandboxUnavailable", "ScriptExecutor", "UnknownExecutor", "UnknownLanguage", "UnsafePath",
         "Verdict", "WorkspaceFile", "WorkspaceFileNotFound", "executor_names", "find_language",
-        "open_executor",
+        "open_executor", "workspace_path",
     }  # fmt: skip
     assert all(hasattr(sandboxes, name) for name in sandboxes.__all__)
     assert sandboxes.VERDICTS == (

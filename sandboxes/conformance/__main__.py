@@ -1,0 +1,37 @@
+"""`python -m sandboxes.conformance NAME[:ARG]`: run the kit on an executor that is registered as an entry point."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from sandboxes.conformance.backend import Backend
+from sandboxes.registry import executor_names, open_executor
+
+USAGE = "usage: python -m sandboxes.conformance NAME[:ARG] [options of pytest]"
+
+
+class Plugin:
+    """Gives the tests their backend."""
+
+    def __init__(self, spec: str) -> None:
+        self._spec = spec
+
+    @pytest.fixture
+    def backend(self) -> Backend:
+        """The executor that was named."""
+        return Backend(lambda limits, workspace: open_executor(self._spec, limits=limits, workspace=workspace))
+
+
+def main(arguments: list[str]) -> int:
+    """Run the kit; return pytest's exit status, or 2 for wrong usage."""
+    if not arguments or arguments[0].startswith("-"):
+        print(f"{USAGE}; known names are {', '.join(executor_names())}", file=sys.stderr)  # noqa: T201
+        return 2
+    options = ["--pyargs", "sandboxes.conformance.registered", "-p", "no:cacheprovider", *arguments[1:]]
+    return int(pytest.main(options, plugins=[Plugin(arguments[0])]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,184 @@
+"""What `Executor` promises of starting, cancelling, restarting and closing."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from sandboxes.conformance.arena import Arena
+from sandboxes.conformance.suite import Suite
+from sandboxes.errors import SandboxClosedError, SandboxLostError
+from sandboxes.executor import Executor
+
+
+async def closed(executor: Executor, arena: Arena) -> None:
+    """Fail if anything works in an executor that is not open."""
+    for call in (executor.run(arena.backend.hello), executor.put("a", b""), executor.get("a"), executor.restart()):
+        with pytest.raises(SandboxClosedError):
+            await call
+
+
+class LifetimeTests(Suite):
+    """Starting, cancelling, restarting and closing."""
+
+    async def test_an_executor_works_only_while_it_is_open(self, arena: Arena) -> None:
+        executor = arena.make()
+        await closed(executor, arena)
+        async with executor:
+            await executor.start()  # twice has no effect
+            await arena.assert_usable(executor)
+            await executor.ping()
+            await executor.close()
+            await executor.close()
+            await closed(executor, arena)
+
+    async def test_one_that_was_never_started_can_be_closed(self, arena: Arena) -> None:
+        await arena.make().close()
+
+    async def test_two_at_a_time_do_not_disturb_each_other(self, arena: Arena) -> None:
+        async with arena.open() as one, arena.make(throwaway=True) as two:
+            await one.put("a", b"one")
+            await two.put("a", b"two")
+            results = await asyncio.gather(*(each.run(arena.backend.hello) for each in (one, two) * 5))
+            assert [result.stdout for result in results] == ["hello\n"] * 10
+            assert (await one.get("a"), await two.get("a")) == (b"one", b"two")
+
+    async def test_blocks_at_the_same_time_are_queued(self, arena: Arena) -> None:
+        block = arena.program("nap")
+        async with arena.open() as executor:
+            first = await arena.begin(executor, block)
+            results = await asyncio.gather(executor.run(arena.backend.hello), executor.run(arena.backend.hello))
+            assert first.done()
+            assert [result.stdout for result in results] == ["hello\n"] * 2
+            assert (await first).verdict == "ok"
+
+    # Cancellation
+
+    async def test_cancel_ends_the_block_with_its_own_verdict(self, arena: Arena) -> None:
+        block = arena.program("wait")
+        async with arena.open() as executor:
+            task = await arena.begin(executor, block)
+            await executor.cancel()
+            result = await asyncio.wait_for(task, arena.soon)
+            assert (result.verdict, result.stdout) == ("cancelled", "up\n")
+            await executor.cancel()  # with nothing to cancel
+            await arena.assert_usable(executor)
+
+    @pytest.mark.parametrize("when", ["at once", "soon", "running", "twice"])
+    async def test_cancelling_the_task_kills_the_block_and_keeps_the_executor(self, arena: Arena, when: str) -> None:
+        block = arena.program("wait")
+        async with arena.open() as executor:
+            for _ in range(3):
+                if when in ("running", "twice"):
+                    task = await arena.begin(executor, block)
+                else:
+                    task = asyncio.create_task(executor.run(block))
+                    await asyncio.sleep(0 if when == "at once" else 0.002)
+                task.cancel()
+                if when == "twice":
+                    await asyncio.sleep(0)
+                    task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await asyncio.wait_for(task, arena.soon)
+                await asyncio.wait_for(arena.assert_usable(executor), arena.soon)
+
+    async def test_cancelling_a_queued_block_leaves_the_running_one_alone(self, arena: Arena) -> None:
+        block, later = arena.program("nap"), arena.program("wait")
+        async with arena.open() as executor:
+            first = await arena.begin(executor, block)
+            second = asyncio.create_task(executor.run(later))
+            await asyncio.sleep(0.02)
+            second.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(second, arena.soon)
+            assert (await first).verdict == "ok"
+            await arena.assert_usable(executor)
+
+    async def test_a_start_that_is_cancelled_can_be_repeated(self, arena: Arena) -> None:
+        for delay in (0, 0.002, 0.02, 0.08):
+            executor = arena.make()
+            task = asyncio.create_task(executor.start())
+            await asyncio.sleep(delay)
+            task.cancel()
+            await asyncio.wait([task], timeout=arena.soon)
+            assert task.done()
+            await executor.start()
+            await arena.assert_usable(executor)
+            await executor.close()
+
+    # State
+
+    async def test_state_is_kept_as_the_executor_says(self, arena: Arena) -> None:
+        remember, recall = arena.program("remember"), arena.program("recall")
+        async with arena.open() as executor:
+            assert (await executor.run(remember)).verdict == "ok"
+            assert (await executor.run(recall)).ok == executor.keeps_state
+
+    async def test_restart_gives_fresh_state_and_the_same_workspace(self, arena: Arena) -> None:
+        async with arena.open() as executor:
+            await executor.put("kept", b"kept")
+            if executor.keeps_state:
+                await executor.run(arena.program("remember"))
+            await executor.restart()
+            assert await executor.get("kept") == b"kept"
+            if executor.keeps_state:
+                assert not (await executor.run(arena.program("recall"))).ok
+            await arena.assert_usable(executor)
+
+    async def test_restart_ends_a_running_block(self, arena: Arena) -> None:
+        block = arena.program("wait")
+        async with arena.open() as executor:
+            task = await arena.begin(executor, block)
+            await asyncio.wait_for(executor.restart(), 2 * arena.soon)
+            assert (await asyncio.wait_for(task, arena.soon)).verdict in ("cancelled", "lost")
+            await arena.assert_usable(executor)
+
+    async def test_reset_empties_the_workspace_or_is_refused(self, arena: Arena) -> None:
+        async with arena.open() as executor:
+            await executor.put("a/file", b"x")
+            try:
+                await executor.reset()
+            except NotImplementedError:
+                assert await executor.get("a/file") == b"x"
+            else:
+                with pytest.raises(FileNotFoundError):
+                    await executor.get("a/file")
+            await arena.assert_usable(executor)
+
+    async def test_closing_under_a_running_block_ends_it_for_good(self, arena: Arena) -> None:
+        block = arena.program("wait")
+        async with arena.open() as executor:
+            task = await arena.begin(executor, block)
+            await asyncio.wait_for(executor.close(), arena.soon)
+            assert (await asyncio.wait_for(task, arena.soon)).verdict in ("lost", "cancelled")
+            await closed(executor, arena)
+
+    # Accidents
+
+    async def test_a_sandbox_that_dies_under_a_block_is_lost_until_restart(self, arena: Arena) -> None:
+        if arena.backend.lose is None:
+            pytest.skip("its sandbox cannot be ended from outside")
+        block = arena.program("wait")
+        async with arena.open() as executor:
+            task = await arena.begin(executor, block)
+            arena.backend.lose(executor)
+            result = await asyncio.wait_for(task, arena.soon)
+            assert (result.verdict, result.exit_code, result.stdout) == ("lost", None, "up\n")
+            assert result.message
+            for call in (executor.run(arena.backend.hello), executor.put("a", b""), executor.get("a"), executor.ping()):
+                with pytest.raises(SandboxLostError):
+                    await call
+            await executor.restart()
+            await arena.assert_usable(executor)
+
+    async def test_an_idle_sandbox_that_dies_is_noticed_and_its_workspace_kept(self, arena: Arena) -> None:
+        if arena.backend.lose is None:
+            pytest.skip("its sandbox cannot be ended from outside")
+        async with arena.open() as executor:
+            await executor.put("kept", b"kept")
+            arena.backend.lose(executor)
+            with pytest.raises(SandboxLostError):
+                await executor.get("kept")
+            await executor.restart()
+            assert await executor.get("kept") == b"kept"
