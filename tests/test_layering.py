@@ -34,7 +34,13 @@ def test_sandboxes_never_imports_agentexec(path: Path) -> None:
 
 
 def test_backends_import_their_engines_only_in_their_own_module() -> None:
-    own = {"docker": "docker", "requests": "docker", "jupyter_client": "jupyter", "zmq": "jupyter"}
+    own = {
+        "docker": "docker",
+        "requests": "docker",
+        "jupyter_client": "jupyter",
+        "zmq": "jupyter",
+        "pytest": "conformance",
+    }
     for path in modules("sandboxes"):
         for _, name in imports(path):
             engine = name.partition(".")[0]
