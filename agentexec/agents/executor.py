@@ -6,6 +6,7 @@ import asyncio
 import time
 from dataclasses import replace
 
+from agentexec.agents.outputs import keep_outputs
 from agentexec.agents.pictures import Gallery
 from agentexec.agents.report import (
     EDITED,
@@ -80,6 +81,7 @@ class ExecutorAgent:
             if not goes_on(outcome):
                 break
         gallery = Gallery()
+        outcomes = await keep_outputs(self.executor, message.turn, outcomes)
         text = report(reply, outcomes, gallery=gallery)
         return Message(sender=self.name, content=text, pictures=gallery.pictures)
 

@@ -19,9 +19,12 @@ from pathlib import Path
 
 import pytest
 
+from agentexec.agents.calls import EXECUTE_CODE
 from agentexec.errors import ModelError, ModelNotFound
-from agentexec.models import ChatMessage, OpenAIModel, Retries
+from agentexec.models import CallOptions, ChatMessage, OpenAIModel, ReplyFormat, Retries, ToolCall
+from agentexec.models.api import ApiName
 from agentexec.solving import solve
+from tests.openai_server import OpenAIServer, Said
 
 LITELLM = os.environ.get("AGENTEXEC_LITELLM")
 KEY = "sk-litellm-0123456789"
@@ -32,6 +35,11 @@ model_list:
       model: openai/gpt-4o-mini
       api_key: none
       mock_response: "FINAL ANSWER: forty-two, by way of LiteLLM."
+  - model_name: passed-on
+    litellm_params:
+      model: openai/gpt-4o-mini
+      api_key: none
+      api_base: BEHIND
 general_settings:
   master_key: {KEY}
 """
@@ -44,11 +52,18 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def behind() -> Iterator[OpenAIServer]:
+    """A server to which the proxy passes requests on."""
+    with OpenAIServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory, behind: OpenAIServer) -> Iterator[str]:
     """Start the proxy and return its base URL."""
     assert LITELLM is not None
     directory = tmp_path_factory.mktemp("litellm")
-    (directory / "config.yaml").write_text(CONFIG)
+    (directory / "config.yaml").write_text(CONFIG.replace("BEHIND", behind.url))
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
     env = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "*"}
@@ -126,3 +141,23 @@ async def test_wrong_key(proxy: str) -> None:
         await speaker.complete(HELLO)
     await speaker.close()
     assert "sk-wrong" not in str(caught.value)
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+async def test_tools_formats_and_calls_pass_through(proxy: str, behind: OpenAIServer, api: ApiName) -> None:
+    call = ToolCall("c1", "execute_code", '{"language": "python", "code": "1"}')
+    behind.replies = {"*": [Said("I run it.", ((call.id, call.name, call.arguments),))]}
+    speaker = OpenAIModel("passed-on", base_url=proxy, api_key=KEY, retries=Retries(attempts=1), api=api)
+    schema = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
+    options = CallOptions(format=ReplyFormat("answer", schema), tools=(EXECUTE_CODE,))
+    asked = [*HELLO, ChatMessage("assistant", "", calls=(call,)), ChatMessage("tool", "1", call_id="c1")]
+    pieces: list[str] = []
+    answer = await speaker.complete(asked, on_text=pieces.append, options=options)
+    await speaker.close()
+    assert answer.text == "".join(pieces) == "I run it."
+    assert answer.calls == (call,)
+    assert answer.usage is not None
+    assert answer.usage.output_tokens == 20
+    sent = behind.requests[-1]
+    assert "json_schema" in str(sent)
+    assert "execute_code" in str(sent["tools"])
