@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from agentexec.log import EventLog
     from agentexec.models.base import ChatMessage, Completion, Model, Usage
     from agentexec.result import BlockRecord, SolveResult
+    from agentexec.search import Candidate, Score, SearchResult, best_of, check_command, tree_search
     from agentexec.snapshots.store import Snapshot, SnapshotStore
     from agentexec.solving import solve, solve_sync
     from agentexec.stops import (
@@ -41,6 +42,7 @@ __all__ = [
     "AnyEvent",
     "AnyStop",
     "BlockRecord",
+    "Candidate",
     "ChatMessage",
     "Completion",
     "ConsecutiveFailures",
@@ -56,6 +58,8 @@ __all__ = [
     "Model",
     "ModelError",
     "NextSpeaker",
+    "Score",
+    "SearchResult",
     "SettingsError",
     "Snapshot",
     "SnapshotError",
@@ -67,9 +71,12 @@ __all__ = [
     "TextSeen",
     "Tracing",
     "Usage",
+    "best_of",
+    "check_command",
     "converse",
     "solve",
     "solve_sync",
+    "tree_search",
 ]
 
 # asyncio and pydantic alone take most of the 150 ms that `import agentexec` may cost. No module may have the
@@ -80,6 +87,7 @@ _HOMES = {
     "events": ("AnyEvent", "Event", "Message"),
     "log": ("EventLog",),
     "models.base": ("ChatMessage", "Completion", "Model", "Usage"),
+    "search": ("Candidate", "Score", "SearchResult", "best_of", "check_command", "tree_search"),
     "snapshots.store": ("Snapshot", "SnapshotStore"),
     "result": ("BlockRecord", "SolveResult"),
     "solving": ("solve", "solve_sync"),

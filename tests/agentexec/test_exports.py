@@ -16,6 +16,7 @@ EXPORTS = [
     "AnyEvent",
     "AnyStop",
     "BlockRecord",
+    "Candidate",
     "ChatMessage",
     "Completion",
     "ConsecutiveFailures",
@@ -31,6 +32,8 @@ EXPORTS = [
     "Model",
     "ModelError",
     "NextSpeaker",
+    "Score",
+    "SearchResult",
     "SettingsError",
     "Snapshot",
     "SnapshotError",
@@ -42,9 +45,12 @@ EXPORTS = [
     "TextSeen",
     "Tracing",
     "Usage",
+    "best_of",
+    "check_command",
     "converse",
     "solve",
     "solve_sync",
+    "tree_search",
 ]
 
 
