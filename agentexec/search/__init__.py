@@ -23,7 +23,7 @@ from typing import Any
 from agentexec.events import Event, RunStarted
 from agentexec.models import Model, make_model
 from agentexec.search.candidates import Candidate, SearchResult
-from agentexec.search.running import Budget, Node, Search, past_of, stored_state
+from agentexec.search.running import Budget, MakeExecutor, Node, Search, past_of, stored_state
 from agentexec.search.scoring import Score, Scorer, check_command
 from agentexec.snapshots import SnapshotStore
 from agentexec.solving import InputFiles, read_inputs
@@ -39,7 +39,7 @@ async def best_of(
     *,
     model: Model | str | Sequence[Model | str],
     score: Scorer,
-    executor: str = "local",
+    executor: str | MakeExecutor = "local",
     limits: Limits | None = None,
     workspace: str | Path | None = None,
     files: InputFiles = (),
@@ -62,7 +62,8 @@ async def best_of(
         task: What to do; None where `run` says it.
         model: As for `solve`; of several, each candidate takes the next one.
         score: Judges a candidate; see `Scorer` and `check_command`.
-        executor: Spec string of the sandboxes.
+        executor: Spec string of the sandboxes, or a function that makes an executor for a workspace (None: for one that
+            is thrown away); it is closed here.
         limits: What each block, and each check, may use.
         workspace: What each candidate begins with a copy of; becomes the best one's if that passes, and is left as it
             is otherwise. None begins with nothing, and throws everything away.
@@ -117,7 +118,7 @@ async def tree_search(
     depth: int = 3,
     beam: int = 1,
     turns: int = 8,
-    executor: str = "local",
+    executor: str | MakeExecutor = "local",
     limits: Limits | None = None,
     workspace: str | Path | None = None,
     files: InputFiles = (),

@@ -30,6 +30,8 @@ from sandboxes.throwaway import ThrowawayDirectory
 from sandboxes.types import Limits
 from sandboxes.waiting import uninterrupted
 
+MakeExecutor = Callable[[Path | None], Executor]
+
 
 def past_of(store: Store, run: str, at: int | None) -> tuple[Event, ...]:
     """Return the events of a stored run up to the end of a turn; None is its end."""
@@ -101,7 +103,7 @@ class Search:
     task: str
     models: list[Model]
     score: Scorer
-    executor: str
+    executor: str | MakeExecutor
     limits: Limits | None
     inputs: Mapping[str, bytes]
     target: float
@@ -184,10 +186,17 @@ class Search:
                 snapshot, snapshots = node.state
                 await asyncio.to_thread(snapshots.restore, snapshot, own.path)
                 workspace = own.path
-            executor = open_executor(self.executor, limits=self.limits, workspace=workspace)
+            executor = self._open(workspace)
             stack.push_async_callback(executor.close)
             result = await self._solve(number, node, turns, executor)
             await self._judge(number, result, executor)
+
+    def _open(self, workspace: Path | None) -> Executor:
+        if isinstance(self.executor, str):
+            return open_executor(self.executor, limits=self.limits, workspace=workspace)
+        if self.limits is not None:
+            raise ValueError("limits belong to the executor: set them where you make it")
+        return self.executor(workspace)
 
     async def _solve(self, number: int, node: Node, turns: int, executor: Executor) -> SolveResult:
         options = dict(self.options)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from agentexec.errors import ModelUnreachable
 from agentexec.events import Event, RunStarted
 from agentexec.models.base import ChatMessage, Completion, Model
 from agentexec.models.openai import OpenAIModel
@@ -19,7 +20,7 @@ from agentexec.result import SolveResult
 from agentexec.search import Score, SearchResult, best_of, check_command, tree_search
 from sandboxes.executor import Executor
 from tests.agentexec.doubles import COST, ScriptedModel, role_of, run
-from tests.openai_server import OpenAIServer
+from tests.openai_server import OpenAIServer, Said
 
 ONE_AGENT: dict[str, Any] = {"plan": False, "review": False}
 
@@ -41,9 +42,9 @@ class Server(OpenAIServer):
         super().__init__()
         self.scripts = {name.replace("_", "-"): list(lines) for name, lines in scripts.items()}
 
-    def reply_to(self, body: dict[str, Any]) -> str:
+    def reply_to(self, body: dict[str, Any]) -> Said:
         lines = self.scripts[body["model"]]
-        return lines.pop(0) if len(lines) > 1 else lines[0]
+        return Said(lines.pop(0) if len(lines) > 1 else lines[0])
 
 
 def models(server: OpenAIServer, *names: str) -> list[Model | str]:
@@ -168,14 +169,14 @@ async def test_failures_of_single_candidates_are_told_and_cost_no_other() -> Non
             raise KeyError("broken scorer")
         return 0.5
 
-    used = [scripted(RuntimeError_()), scripted("FINAL ANSWER: 2"), scripted("FINAL ANSWER: 3")]
+    used = [scripted(unreachable()), scripted("FINAL ANSWER: 2"), scripted("FINAL ANSWER: 3")]
     found = await best_of(3, "x", model=used, score=score, executor="fake", target=0.5, concurrency=1, **ONE_AGENT)
     assert found.candidates[0].error.startswith("model_failed: ")
     assert found.best is found.candidates[1]
     found = await best_of(
         2,
         "x",
-        model=[scripted(RuntimeError_()), scripted("FINAL ANSWER: 3")],
+        model=[scripted(unreachable()), scripted("FINAL ANSWER: 3")],
         score=score,
         executor="fake",
         **ONE_AGENT,
@@ -185,9 +186,7 @@ async def test_failures_of_single_candidates_are_told_and_cost_no_other() -> Non
     assert "model_failed" in found.message
 
 
-def RuntimeError_() -> Exception:  # noqa: N802
-    from agentexec.errors import ModelUnreachable
-
+def unreachable() -> Exception:
     return ModelUnreachable("no connection")
 
 
@@ -206,9 +205,10 @@ async def test_a_budget_is_one_for_all() -> None:
 
 async def test_the_deadline_is_one_for_all() -> None:
     found = await best_of(
-        3, "x", model=Waiting(), score=lambda e, r: True, executor="fake", deadline=0.2, concurrency=1, **ONE_AGENT
+        3, "x", model=Waiting(), score=lambda e, r: False, executor="fake", deadline=0.2, concurrency=1, **ONE_AGENT
     )
-    assert found.stop_reason == "deadline" or found.best is not None
+    assert found.stop_reason == "deadline"
+    assert found.candidates[2].error == "not begun: deadline reached"
     assert found.candidates[0].result is not None
     assert found.candidates[0].result.stop_reason == "deadline"
 
