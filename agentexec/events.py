@@ -147,6 +147,34 @@ class TraceStarted(Event):
     traceparent: str
 
 
+class WorkspaceSaved(Event):
+    """The workspace was kept as it is now; see `agentexec.snapshots`.
+
+    Attributes:
+        snapshot: Its id.
+        files: How many files are in it.
+        size: Their bytes.
+    """
+
+    type: Literal["workspace_saved"] = "workspace_saved"
+    snapshot: str
+    files: int = 0
+    size: int = 0
+
+
+class StateRestored(Event):
+    """A kernel of a resumed run has its variables again: blocks that had ended `ok` were run once more.
+
+    Attributes:
+        blocks: How many.
+        failed: How many of them did not end `ok` this time.
+    """
+
+    type: Literal["state_restored"] = "state_restored"
+    blocks: int
+    failed: int = 0
+
+
 class TurnStarted(Event):
     """An agent was asked for its next message."""
 
@@ -304,6 +332,8 @@ AnyEvent = Annotated[
     RunStarted
     | TraceStarted
     | RunResumed
+    | StateRestored
+    | WorkspaceSaved
     | TurnStarted
     | ModelText
     | ModelRetried

@@ -25,9 +25,7 @@ from sandboxes.types import Seconds, Size
 
 FILE_NAME = "agentexec.toml"
 ENV_PREFIX = "AGENTEXEC_"
-OTHER_VARIABLES = frozenset({"AGENTEXEC_STORE"})
-"""Variables that are no settings."""
-FILE_MAY_NOT_SET = frozenset({"api_key", "base_url", "isolation", "network"})
+FILE_MAY_NOT_SET = frozenset({"api_key", "base_url", "isolation", "network", "store"})
 _OPENAI_ENV = {"api_key": "OPENAI_API_KEY", "base_url": "OPENAI_BASE_URL"}
 _file_values: ContextVar[Mapping[str, Any]] = ContextVar("file_values")
 
@@ -69,6 +67,7 @@ class Settings(BaseSettings):
         answer_timeout: Seconds that a person has for an answer; then the run stops.
         plan: Whether a planner starts.
         review: Whether a reviewer judges.
+        store: Directory in which runs are kept; None is the one in the user's data directory.
     """
 
     model_config = SettingsConfigDict(
@@ -108,6 +107,7 @@ class Settings(BaseSettings):
     answer_timeout: Seconds = 3600.0
     plan: bool = True
     review: bool = True
+    store: str | None = None
 
     @classmethod
     def settings_customise_sources(
@@ -198,7 +198,7 @@ def explain_settings(
 
 def unknown_variables() -> list[str]:
     """Return variables that begin as ours do and set nothing: misspelt ones, most likely."""
-    known = {_variable(name) for name in Settings.model_fields} | OTHER_VARIABLES
+    known = {_variable(name) for name in Settings.model_fields}
     return sorted(name for name in os.environ if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
 
 

@@ -15,8 +15,18 @@ from agentexec.agents.coder import CodeMode, prompt_name
 from agentexec.context import Context
 from agentexec.conversation import Conversation, NextSpeaker, converse
 from agentexec.errors import HumanSilent, ModelError, Suspended
-from agentexec.events import BlockStarted, Event, MessageAdded, RunFinished, RunResumed, RunStarted
+from agentexec.events import (
+    BlockFinished,
+    BlockStarted,
+    Event,
+    MessageAdded,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    StateRestored,
+)
 from agentexec.human import Approval, Approve, Ask, Gate, Human, as_human
+from agentexec.keeping import fast_forward, keep
 from agentexec.log import EventLog, Listener
 from agentexec.markdown import visible
 from agentexec.models import Model, make_model
@@ -32,12 +42,13 @@ from agentexec.stops import (
     Stop,
     StopWatch,
 )
+from agentexec.store import Recorder, Store
 from agentexec.team import accepted_answer, solve_cycle
 from sandboxes.errors import SandboxError
 from sandboxes.executor import Executor
 from sandboxes.paths import workspace_path
 from sandboxes.registry import open_executor
-from sandboxes.types import Limits
+from sandboxes.types import CodeBlock, Limits
 
 if TYPE_CHECKING:
     from agentexec.telemetry import Tracing
@@ -77,7 +88,8 @@ async def solve(
     prompts: Mapping[Role, str | Path] | None = None,
     on_event: Listener | None = None,
     tracing: Tracing | bool = False,
-    resume: Sequence[Event] | None = None,
+    resume: Sequence[Event] | str | None = None,
+    store: Store | Recorder | str | Path | None = None,
 ) -> SolveResult:
     """Let a team solve a task by writing code that runs in a sandbox.
 
@@ -114,7 +126,9 @@ async def solve(
             application has set up.
         resume: The events of this run so far, to go on from where they end: give the same task, the same model
             and the same workspace again. Answers to questions may have been added (`QuestionAnswered`). Listeners
-            are not told of these events again; limits count them.
+            are not told of these events again; limits count them. Or the id of a run in `store`.
+        store: Where every event is written as it happens, so that the run can be resumed, also by another process
+            (`agentexec.store`): a `Store`, its directory, or the `Recorder` of this run. None keeps nothing.
 
     Raises:
         ValueError: an argument makes no sense, or two files have one name.
@@ -123,11 +137,11 @@ async def solve(
         UnknownExecutor: no executor has that name.
         SettingsError: the model's name makes no sense.
         ModelError: a model that was given by name could not be set up.
+        StoreError: the store cannot be opened or written; what is in it can be resumed.
         CancelledError: the task was cancelled, after the log has been closed as `interrupted`.
     """
     if not task.strip():
         raise ValueError("the task is empty; say in plain words what to do")
-    past = _past(task, resume)
     person = as_human(human)
     gate = Gate(approve, person)
     if review_plan and person is None:
@@ -138,38 +152,41 @@ async def solve(
     place = _executor(executor, limits, workspace)
     speakers, own = _speakers(model, models or {})
 
-    note = past[0].environment if past else _environment(place, inputs)
-    team = solve_cycle(
-        planner=planner(speakers["planner"], system["planner"] + note, context=context) if plan else None,
-        human=PlanReview(person) if review_plan and person is not None else None,
-        coder=coder(speakers["coder"], system["coder"] + note, code_mode=code_mode, context=context),
-        reviewer=reviewer(speakers["reviewer"], system["reviewer"] + note, context=context) if review else None,
-        executor=ExecutorAgent(place, gate=gate),
-    )
-    log = EventLog(past[0].run_id, past=past) if past else EventLog()
-    if tracing:
-        _follow(tracing, log)
-    if on_event is not None:
-        log.subscribe(on_event)
-    # Once a block has run, the workspace has its files, as the blocks left them.
-    begun = any(isinstance(event, BlockStarted) for event in past)
-    run = _Run(task, log, team, place, {} if begun else inputs, condition)
-    started: Event = (
-        RunResumed()
-        if past
-        else RunStarted(
-            run_id=log.run_id,
-            task=task,
-            model=speakers["coder"].name,
-            executor=executor if isinstance(executor, str) else type(executor).__name__,
-            limits=place.limits,
-            workspace=None if workspace is None else str(workspace),
-            files=tuple(inputs),
-            environment=note,
-        )
-    )
     try:
-        return await run.result(started, close_executor=isinstance(executor, str))
+        with keep(store, resume, secrets=[secret for each in speakers.values() for secret in each.secrets]) as kept:
+            past = _past(task, kept.past)
+            fast_forward(speakers.values(), past)
+            note = past[0].environment if past else _environment(place, inputs)
+            team = solve_cycle(
+                planner=planner(speakers["planner"], system["planner"] + note, context=context) if plan else None,
+                human=PlanReview(person) if review_plan and person is not None else None,
+                coder=coder(speakers["coder"], system["coder"] + note, code_mode=code_mode, context=context),
+                reviewer=reviewer(speakers["reviewer"], system["reviewer"] + note, context=context) if review else None,
+                executor=ExecutorAgent(place, gate=gate),
+            )
+            log = kept.log(workspace)
+            if tracing:
+                _follow(tracing, log)
+            if on_event is not None:
+                log.subscribe(on_event)
+            # Once a block has run, the workspace has its files, as the blocks left them.
+            begun = any(isinstance(event, BlockStarted) for event in past)
+            run = _Run(task, log, team, place, {} if begun else inputs, condition)
+            started: Event = (
+                RunResumed()
+                if past
+                else RunStarted(
+                    run_id=log.run_id,
+                    task=task,
+                    model=speakers["coder"].name,
+                    executor=executor if isinstance(executor, str) else type(executor).__name__,
+                    limits=place.limits,
+                    workspace=None if workspace is None else str(workspace),
+                    files=tuple(inputs),
+                    environment=note,
+                )
+            )
+            return await run.result(started, close_executor=isinstance(executor, str))
     finally:
         async with contextlib.AsyncExitStack() as stack:
             for each in own:
@@ -244,6 +261,8 @@ class _Run:
 
     async def _converse(self) -> RunFinished:
         await self._executor.start()
+        if self._executor.keeps_state:
+            await self._restore_state()
         for name, data in self._inputs.items():
             await self._executor.put(name, data)
         spoken = any(isinstance(event, MessageAdded) for event in self._log)
@@ -257,6 +276,19 @@ class _Run:
             answer=accepted_answer(conversation),
             message="solved",
         )
+
+    async def _restore_state(self) -> None:
+        """Give a kernel its variables again, by the blocks that made them."""
+        blocks: list[CodeBlock] = []
+        for event in self._log:
+            if isinstance(event, BlockFinished):
+                if event.result.ok:
+                    blocks.append(event.block)
+                elif event.result.verdict == "lost":
+                    blocks.clear()
+        results = [await self._executor.run(block) for block in blocks]
+        if blocks:
+            self._log.append(StateRestored(blocks=len(blocks), failed=sum(not result.ok for result in results)))
 
     async def _close(self) -> str:
         """Close the executor; return what went wrong, which must not cost the answer."""

@@ -137,6 +137,10 @@ class OpenAIServer:
         """The base URL."""
         return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
 
+    def forget(self) -> None:
+        """Start each role's replies anew."""
+        self._played.clear()
+
     def take_fault(self) -> Fault | None:
         """Return the fault of the next request."""
         with self._lock:

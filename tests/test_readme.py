@@ -60,7 +60,7 @@ def run(command: list[str], directory: Path, model: OpenAIServer) -> subprocess.
         require_engine(DOCKER.installed(), DOCKER.engine)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "OPENAI_BASE_URL": model.url, "OPENAI_API_KEY": "key"}
-    environment["TMPDIR"] = str(directory)
+    environment |= {"TMPDIR": str(directory), "AGENTEXEC_STORE": str(directory / "store")}
     return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=60)
 
 

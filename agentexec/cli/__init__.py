@@ -94,11 +94,19 @@ def build_images(
 
 
 @app.command()
-def clean() -> None:
+def clean(
+    older_than: Annotated[
+        str | None,
+        typer.Option("--older-than", metavar="AGE", help="Also remove runs without an event since, e.g. 30d, 12h."),
+    ] = None,
+    store: o.StoreDirectory = None,
+) -> None:
     """Remove what killed processes left behind: containers, volumes, workspaces, control groups."""
     from agentexec.cli.images import clean_command
+    from agentexec.cli.runs import clean_runs
 
-    raise typer.Exit(clean_command())
+    removed = [] if older_than is None else [f"run {run}" for run in clean_runs(store, older_than)]
+    raise typer.Exit(clean_command(removed))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -219,12 +227,15 @@ def solve(
     record: Annotated[
         str | None, typer.Option("--record", metavar="FILE", help="Write the run for -m replay:FILE.")
     ] = None,
+    store: o.StoreDirectory = None,
+    no_store: Annotated[bool, typer.Option("--no-store", help="Keep nothing of the run.")] = False,
     json: o.Json = False,
 ) -> None:
     """Let a team of agents solve a task by writing and running code.
 
     The answer goes to stdout, everything else to stderr. Status 0: solved; 1: not solved; 2: wrong usage;
-    3: the model failed; 4: a person has to answer first; 125: the sandbox failed; 130: interrupted.
+    3: the model failed; 4: a person has to answer first; 5: the store failed; 125: the sandbox failed;
+    130: interrupted. All but a solved run can go on: type 'agentexec resume RUN'.
     """
     from agentexec.cli.solve import Request, solve_command
 
@@ -256,6 +267,10 @@ def solve(
         "context_window": context_window,
         "plan": False if no_plan else None,
         "review": False if no_review else None,
+        "store": store,
     }
-    request = Request(task, tuple(file or ()), o.workspace_directory(workspace), record, json)
+    request = Request(task, tuple(file or ()), o.workspace_directory(workspace), record, json, keep=not no_store)
     raise typer.Exit(solve_command(request, flags))
+
+
+from agentexec.cli import stored as stored  # noqa: E402 - further commands, which need `app`

@@ -53,12 +53,16 @@ def _show(line: str) -> None:
     print(f"  {visible(line, keep='')}", file=sys.stderr, flush=True)  # noqa: T201
 
 
-def clean_command() -> int:
-    """Remove what processes that are gone have left: containers, volumes, throw-away workspaces, control groups."""
+def clean_command(removed: Sequence[str] = ()) -> int:
+    """Remove what processes that are gone have left: containers, volumes, throw-away workspaces, control groups.
+
+    Args:
+        removed: What has been removed already, to be told first.
+    """
     from sandboxes.isolation import cgroups
     from sandboxes.throwaway import remove_abandoned
 
-    removed = [f"directory {path}" for path in remove_abandoned(grace=0)]
+    removed = [*removed, *(f"directory {path}" for path in remove_abandoned(grace=0))]
     with contextlib.suppress(OSError):  # there is no /proc
         removed += [f"control group {path}" for path in cgroups.remove_abandoned()]
     try:

@@ -16,11 +16,11 @@ from rich.text import Text
 
 from agentexec.cli.view import (
     BlockText,
-    Totals,
     View,
     describe_answer,
     describe_block,
     describe_model,
+    describe_restored,
     describe_result,
     describe_retry,
     is_model_message,
@@ -40,6 +40,7 @@ from agentexec.events import (
     RunFinished,
     RunResumed,
     RunStarted,
+    StateRestored,
     TurnStarted,
 )
 from agentexec.markdown import parse_fences, visible
@@ -60,8 +61,8 @@ class LiveView(View):
     """
 
     def __init__(self, target: TextIO) -> None:
+        super().__init__()
         self._console = Console(file=target, markup=False, highlight=False, emoji=False, soft_wrap=False)
-        self._totals = Totals()
         self._spinner = Spinner("dots")
         self._activity = "starting"
         self._growing = ""
@@ -123,6 +124,8 @@ class LiveView(View):
         elif isinstance(event, QuestionAnswered):
             self._print(Text(f"◇ {describe_answer(event.answer)}", "dim"))
             self._live.start()
+        elif isinstance(event, StateRestored):
+            self._print(Text(describe_restored(event), "dim"))
         elif isinstance(event, RunResumed):
             self._print(Text("resumed", "dim"))
             self._live.start()

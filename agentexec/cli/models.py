@@ -32,6 +32,11 @@ class Speakers:
         """The coder's model."""
         return self.models.get("coder", self.model).name
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The keys of all of them."""
+        return tuple(secret for model in (self.model, *self.models.values()) for secret in model.secrets)
+
     async def close(self) -> None:
         """Close all models."""
         async with contextlib.AsyncExitStack() as stack:

@@ -22,6 +22,12 @@ from sandboxes.types import Limits
 USAGE, SANDBOX_FAILED = 2, 125
 """Exit statuses: a command line that makes no sense, and a sandbox that failed."""
 
+WAITING = 4
+"""Exit status of a run that waits for a person's answer."""
+
+STORE_FAILED = 5
+"""Exit status: the store of runs cannot be read or written, or another process has the run."""
+
 LIMIT_FIELDS: Mapping[str, str] = {
     "timeout": "wall_time",
     "cpu_time": "cpu_time",
@@ -81,6 +87,11 @@ ContextWindow = Annotated[
     int | None,
     typer.Option("--context-window", metavar="N", help="Tokens of the models' windows [by the price list]."),
 ]
+StoreDirectory = Annotated[
+    str | None,
+    typer.Option("--store", metavar="DIR", help="Where runs are kept [AGENTEXEC_STORE, or your data directory]."),
+]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, its beginning or its end; or 'last'.")]
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout.")]
 
 

@@ -29,6 +29,7 @@ from agentexec.events import (
     RunFinished,
     RunResumed,
     RunStarted,
+    StateRestored,
 )
 from agentexec.markdown import visible
 from agentexec.models import REPLAY_PREFIX
@@ -42,9 +43,16 @@ SHOWN_BYTES = 8 << 10
 class View(abc.ABC):
     """A listener of events that shows them; a context manager, since a terminal must be put back in order."""
 
+    def __init__(self) -> None:
+        self._totals = Totals()
+
     @abc.abstractmethod
     def __call__(self, event: Event) -> None:
         """Show an event."""
+
+    def count(self, event: Event) -> None:
+        """Count an event of a resumed run that was shown earlier."""
+        self._totals.add(event)
 
     def __enter__(self) -> Self:
         return self
@@ -68,8 +76,8 @@ class PlainView(View):
     """One line per thing that happens, for logs, pipes and simple terminals."""
 
     def __init__(self, target: TextIO) -> None:
+        super().__init__()
         self._target = target
-        self._totals = Totals()
         self._output = BlockText()
 
     def __call__(self, event: Event) -> None:
@@ -105,6 +113,8 @@ class PlainView(View):
                 yield from _indented(block.code)
         elif isinstance(event, QuestionAnswered):
             yield f"{event.id}: {describe_answer(event.answer)}"
+        elif isinstance(event, StateRestored):
+            yield describe_restored(event)
         elif isinstance(event, RunResumed):
             yield "resumed"
         elif isinstance(event, RunFinished):
@@ -226,6 +236,13 @@ def describe_answer(answer: Answer) -> str:
     if answer.text and answer.decision in ("reject", "answer"):
         words.append(f"({visible(answer.text, keep='')[:200]})")
     return " ".join(words)
+
+
+def describe_restored(event: StateRestored) -> str:
+    """Return how a kernel got its state back."""
+    times = "1 block was" if event.blocks == 1 else f"{event.blocks} blocks were"
+    failed = f"; {event.failed} of them failed this time" if event.failed else ""
+    return f"the kernel has its state again: {times} run once more{failed}"
 
 
 def describe_retry(event: ModelRetried) -> str:

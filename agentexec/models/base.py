@@ -194,6 +194,18 @@ class Model(abc.ABC):
         """What tells this model from every other that may answer differently: name, server, parameters."""
         return f"{type(self).__name__}:{self.name}"
 
+    @property
+    def secrets(self) -> Sequence[str]:
+        """Keys it was given, which must be written nowhere."""
+        return ()
+
+    def skip(self, played: Mapping[str, int]) -> None:
+        """Leave out what a run that is resumed has been told already; only recorded runs have to.
+
+        Args:
+            played: Number of messages, by agent (`coder`).
+        """
+
     @abc.abstractmethod
     async def complete(
         self,
@@ -244,6 +256,13 @@ class ModelWrapper(Model):
     @property
     def identity(self) -> str:
         return self.model.identity
+
+    @property
+    def secrets(self) -> Sequence[str]:
+        return self.model.secrets
+
+    def skip(self, played: Mapping[str, int]) -> None:
+        self.model.skip(played)
 
     async def complete(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from agentexec.errors import ModelError
 from agentexec.models.base import (
@@ -57,6 +57,14 @@ class FallbackModel(Model):
     @property
     def identity(self) -> str:
         return " | ".join(model.identity for model in self.models)
+
+    @property
+    def secrets(self) -> Sequence[str]:
+        return tuple(secret for model in self.models for secret in model.secrets)
+
+    def skip(self, played: Mapping[str, int]) -> None:
+        for model in self.models:
+            model.skip(played)
 
     async def complete(
         self,

@@ -106,6 +106,10 @@ class OpenAIModel(Model):
         parameters = json.dumps(self._parameters, sort_keys=True, default=repr)
         return f"openai:{self._api_name}:{self._call.shown}:{self.name}:images={self._images}:{parameters}"
 
+    @property
+    def secrets(self) -> Sequence[str]:
+        return (self._call.key,) if self._call.key else ()
+
     async def complete(
         self,
         messages: Sequence[ChatMessage],

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -88,6 +88,10 @@ class ReplayModel(Model):
     def supports(self) -> frozenset[Feature]:
         """All there is: whatever was asked when it was recorded is what comes."""
         return frozenset({"format", "tools"})
+
+    def skip(self, played: Mapping[str, int]) -> None:
+        for agent, count in played.items():
+            self._played[f"You are the {agent}."] = count
 
     async def complete(
         self,

@@ -45,24 +45,32 @@ class Recorder:
         position: How many events it has.
     """
 
-    def __init__(self, store: Store, run_id: str, lock: RunLock, settings: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        run_id: str,
+        lock: RunLock,
+        settings: Mapping[str, Any] | None = None,
+        place: Mapping[str, str] | None = None,
+    ) -> None:
         self.run_id = run_id
         self.store = store
         self._lock = lock
         self._db = store.db
         self._settings = settings
+        self._place = dict(place or {})
         self._run: int | None = None
         self.position = 0
-        self._blocks, self._tokens, self._cost = 0, 0, Decimal(0)
+        self._turns, self._blocks, self._tokens, self._cost = 0, 0, 0, Decimal(0)
         self._counted, self._priced = True, True
         with translated(store.file):
             self._find()
 
     def _find(self) -> None:
-        row = self._db.execute("SELECT id, base FROM runs WHERE run_id = ?", (self.run_id,)).fetchone()
+        row = self._db.execute("SELECT id, base, turns FROM runs WHERE run_id = ?", (self.run_id,)).fetchone()
         if row is None:
             return
-        self._run, base = row
+        self._run, base, self._turns = row
         last = self._db.execute("SELECT max(position) FROM events WHERE run = ?", (self._run,)).fetchone()[0]
         self.position = base if last is None else last + 1
         self._blocks, tokens, cost = totals(self.store, self.run_id)
@@ -95,6 +103,15 @@ class Recorder:
             self._sum_up(event, text)
         self.position += 1
 
+    @property
+    def workspace(self) -> str | None:
+        """Directory of the run, if `Store.record` was told."""
+        return self._place.get("workspace")
+
+    def move(self, workspace: str) -> None:
+        """Say where the run works from now on."""
+        self._place["workspace"] = workspace
+
     def close(self) -> None:
         """Let others have the run. Closing twice has no effect."""
         self._lock.release()
@@ -107,7 +124,7 @@ class Recorder:
 
     def _sum_up(self, event: Event, text: str) -> None:
         """Bring the row of the run up to date with an event."""
-        from agentexec.events import BlockFinished, MessageAdded, ModelCalled, RunFinished, RunStarted
+        from agentexec.events import BlockFinished, MessageAdded, ModelCalled, RunFinished, RunResumed, RunStarted
 
         if isinstance(event, BlockFinished):
             self._blocks += 1
@@ -117,13 +134,17 @@ class Recorder:
             self._priced &= event.cost is not None
             self._cost += event.cost or 0
         elif isinstance(event, MessageAdded):
-            self._set(event, turns=event.message.turn, status="running", stop_reason="")
+            self._turns += event.message.sender != "task"
+            self._set(event, turns=self._turns, status="running", stop_reason="")
+        elif isinstance(event, RunResumed):
+            self._set(event, status="running", stop_reason="", **self._place)
         elif isinstance(event, RunFinished):
             self._set(event, status=event.status, stop_reason=event.stop_reason)
         elif isinstance(event, RunStarted):
             started = json.loads(text)  # in which secrets are masked
             names = ("task", "model", "executor", "workspace")
-            self._set(event, status="running", stop_reason="", **{name: started[name] for name in names})
+            columns = {name: started[name] for name in names} | self._place
+            self._set(event, status="running", stop_reason="", **columns)
 
     def _set(self, event: Event, **columns: object) -> None:
         columns |= {

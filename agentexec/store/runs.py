@@ -267,14 +267,23 @@ class Store:
         """Whether a process works on the run at this moment."""
         return is_locked(self.locks, run_id)
 
+    def snapshots(self) -> set[str]:
+        """Return the ids of all snapshots of workspaces that runs refer to."""
+        with translated(self.file):
+            rows = self.db.execute("SELECT event FROM events WHERE type = 'workspace_saved'")
+            return {str(json.loads(text)["snapshot"]) for (text,) in rows}
+
     # Writing
 
-    def record(self, run_id: str, *, settings: Mapping[str, Any] | None = None) -> Recorder:
+    def record(
+        self, run_id: str, *, settings: Mapping[str, Any] | None = None, place: Mapping[str, str] | None = None
+    ) -> Recorder:
         """Return the writer of a run that has not begun, or of one to go on with; no other may have it.
 
         Args:
             run_id: The run.
             settings: What it will take to go on with it. None keeps what there is. No secrets.
+            place: `executor` and `workspace` where `RunStarted` does not tell, as with an executor of the user's own.
 
         Raises:
             RunBusy: another process has it.
@@ -285,17 +294,18 @@ class Store:
         with translated(self.file):
             lock = RunLock(self.locks, run_id)
         try:
-            return Recorder(self, run_id, lock, settings)
+            return Recorder(self, run_id, lock, settings, place)
         except BaseException:
             lock.release()
             raise
 
-    def branch(self, run_id: str, at: int | None = None) -> str:
+    def branch(self, run_id: str, at: int | None = None, *, before: int | None = None) -> str:
         """Make a run that shares the first events of another, and return its id. Nothing is copied.
 
         Args:
             run_id: The run to branch off, which is left as it is.
             at: Turn whose message is the last shared one; None shares all there is.
+            before: In place of `at`: turn whose message is the first that is not shared. Before 0 nothing is.
 
         Raises:
             RunNotFound: there is no such run.
@@ -303,16 +313,21 @@ class Store:
         """
         from agentexec.log import new_run_id
 
-        summary = self.summary(run_id)
-        parts = list(self._parts(run_id))
-        base = sum(self._count(part) for part in parts) if at is None else self.position_after(run_id, at)
+        turns = self.summary(run_id).turns
+        if before is not None:
+            turns = max(0, before - 1)
+            base = self.position_after(run_id, before) - 1 if before else 0
+        elif at is not None:
+            turns, base = at, self.position_after(run_id, at)
+        else:
+            with translated(self.file):
+                base = sum(self._count(part) for part in self._parts(run_id))
         new, now = new_run_id(), time.time()
         with self._writing():
             self.db.execute(
-                "INSERT INTO runs (run_id, parent, base, began, updated, status, task, model, executor, workspace, "
-                "turns, settings) SELECT ?, id, ?, ?, ?, ?, task, model, executor, NULL, ?, settings "
-                "FROM runs WHERE run_id = ?",
-                (new, base, now, now, INTERRUPTED, summary.turns if at is None else at, run_id),
+                "INSERT INTO runs (run_id, parent, base, began, updated, status, task, model, executor, turns, "
+                "settings) SELECT ?, id, ?, ?, ?, ?, task, model, executor, ?, settings FROM runs WHERE run_id = ?",
+                (new, base, now, now, INTERRUPTED, turns, run_id),
             )
         return new
 
@@ -366,7 +381,7 @@ class Store:
                 raise RunNotFound(f"there is no run {run_id} in {self.directory}")
 
     def answers(self, run_id: str) -> list[Answer]:
-        """Return the answers that were left and not yet taken, the oldest first."""
+        """Return the answers that were left and not yet dropped, the oldest first."""
         with translated(self.file):
             rows = self.db.execute(
                 "SELECT a.id, a.given, a.answer FROM answers a JOIN runs r ON r.id = a.run "
@@ -375,8 +390,8 @@ class Store:
             ).fetchall()
         return [Answer(key, given, json.loads(content)) for key, given, content in rows]
 
-    def take(self, answer: Answer) -> None:
-        """Remove an answer, once the event that tells of it is in the log."""
+    def drop(self, answer: Answer) -> None:
+        """Remove an answer that is of no more use."""
         with self._writing():
             self.db.execute("DELETE FROM answers WHERE id = ?", (answer.key,))
 

@@ -63,7 +63,7 @@ def test_events_come_back_as_they_were(store: Store) -> None:
 def test_an_event_is_committed_before_anybody_hears_of_it(store: Store) -> None:
     run_id = new_run_id()
     recorder = store.record(run_id)
-    log = EventLog(run_id, recorder)
+    log = EventLog(run_id, recorder=recorder)
     stored: list[int] = []
 
     def look(event: Event) -> None:
@@ -84,7 +84,7 @@ def test_what_cannot_be_written_has_not_happened(store: Store) -> None:
     def broken(event: Event) -> None:
         raise StoreFull("no room")
 
-    log = EventLog("a", broken)
+    log = EventLog("a", recorder=broken)
     log.subscribe(seen.append)
     with pytest.raises(StoreFull):
         log.append(message(0))
@@ -303,14 +303,14 @@ def test_what_others_need_is_not_removed(store: Store) -> None:
 # Answers
 
 
-def test_answers_wait_in_order_until_they_are_taken(store: Store) -> None:
+def test_answers_wait_in_order_until_they_are_dropped(store: Store) -> None:
     keep(store, run_id="a")
     with Store(store.directory) as other:
         other.answer("a", {"decision": "reject", "text": "first"})
         other.answer("a", {"decision": "approve"})
     first, second = store.answers("a")
     assert (first.content, second.content) == ({"decision": "reject", "text": "first"}, {"decision": "approve"})
-    store.take(first)
+    store.drop(first)
     assert store.answers("a") == [second]
     with pytest.raises(RunNotFound):
         store.answer("b", {})

@@ -1,0 +1,196 @@
+"""`agentexec resume`, `approve`, `reject` and `reply`: a kept run goes on, or gets what it waits for."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agentexec.answering import leave_answer, pending_question, take_answers
+from agentexec.cli.models import make_speakers
+from agentexec.cli.options import STORE_FAILED, USAGE, fail, place_of
+from agentexec.cli.output import CannotWrite, say
+from agentexec.cli.running import Job, run_job, write_answer
+from agentexec.cli.runs import fail_store, opened
+from agentexec.cli.solve import kept_settings, make_workspace, read_files
+from agentexec.errors import RunNotFound, SettingsError, SnapshotError, StoreError
+from agentexec.events import Answer, Event, MessageAdded, RunFinished, RunStarted
+from agentexec.markdown import visible
+from agentexec.settings import Settings, load_settings
+from agentexec.store import Recorder, RunSummary, Store
+from agentexec.workspaces import is_half_done, restore
+
+
+def resume_command(
+    path: str | None, run: str, flags: Mapping[str, Any], *, workspace: Path | None = None, json: bool = False
+) -> int:
+    """Go on with a run where it ended, and return the exit status of the command.
+
+    Args:
+        path: Directory of the store, or None.
+        run: Abbreviated id.
+        flags: Settings to change from here on, None where not given.
+        workspace: Where its workspace is now; None is where it was.
+        json: Whether stdout is one JSON object.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            store = stack.enter_context(Store(path, create=False))
+            summary = store.find(run)
+            recorder = store.record(summary.run_id)
+            stack.callback(recorder.close)
+            events = take_answers(recorder, store.events(summary.run_id))
+        except StoreError as error:
+            fail_store(error)
+        return _resume(recorder, summary, events, flags, workspace, json)
+
+
+def _resume(
+    recorder: Recorder,
+    summary: RunSummary,
+    events: list[Event],
+    flags: Mapping[str, Any],
+    workspace: Path | None,
+    json: bool,
+) -> int:
+    started = _started(events, summary)
+    if (solved := _answer(events)) is not None:
+        return _already_solved(solved, summary)
+    settings = _settings(summary, flags, workspace)
+    model = make_speakers(settings, None)
+    place = place_of(settings.model_dump())
+    recorder.store.secrets = (*recorder.store.secrets, *model.secrets)
+    own = workspace is None and summary.workspace in (None, str(recorder.store.workspace(summary.run_id).absolute()))
+    directory = workspace or _workspace(recorder.store, summary, events)
+    inputs: dict[str, bytes] = {}
+    files = tuple(summary.settings.get("files", ()))
+    if not any(isinstance(event, MessageAdded) for event in events):
+        inputs = read_files(files)  # it ended before they were all in the workspace
+    try:
+        recorder.store.update(summary.run_id, workspace=str(directory), settings=kept_settings(settings, files))
+    except StoreError as error:
+        fail_store(error)
+    job = Job(started.task, settings, place, model, directory, own, recorder, events, json)
+    return run_job(job, inputs)
+
+
+def _started(events: list[Event], summary: RunSummary) -> RunStarted:
+    unknown = {str(event.name) for event in events if type(event).__name__ == "UnknownEvent" and hasattr(event, "name")}
+    if unknown:
+        fail(
+            f"run {summary.run_id} holds events that a newer agentexec wrote ({', '.join(sorted(unknown))}): "
+            "type 'pip install --upgrade agentexec-toolkit' to go on with it",
+            STORE_FAILED,
+        )
+    if not events or not isinstance(events[0], RunStarted):
+        fail(f"run {summary.run_id} ended before it began; solve its task anew", USAGE)
+    return events[0]
+
+
+def _answer(events: list[Event]) -> str | None:
+    last = events[-1]
+    return (last.answer or "") if isinstance(last, RunFinished) and last.status == "solved" else None
+
+
+def _already_solved(answer: str, summary: RunSummary) -> int:
+    say(f"run {summary.run_id} is solved; 'agentexec branch {summary.run_id} --at N' goes another way from turn N")
+    try:
+        write_answer(answer)
+    except CannotWrite as error:
+        return error.status
+    return 0
+
+
+def _settings(summary: RunSummary, flags: Mapping[str, Any], workspace: Path | None) -> Settings:
+    kept = {name: value for name, value in summary.settings.items() if name in Settings.model_fields}
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return load_settings({**kept, **given}, workspace=workspace or Path(summary.workspace or "."))
+    except SettingsError as error:
+        fail(str(error), USAGE)
+
+
+def _workspace(store: Store, summary: RunSummary, events: list[Event]) -> Path:
+    """Return the directory to go on in: where the run was, or, for a branch, one that is made what it was then."""
+    own = store.workspace(summary.run_id).absolute()
+    if summary.workspace is None:
+        return _branched_workspace(store, summary, events)
+    path = Path(summary.workspace)
+    if path != own and not path.is_dir():
+        fail(
+            f"the workspace of run {summary.run_id}, {path}, is gone; if it is elsewhere now, name it with --workspace",
+            USAGE,
+        )
+    # What is not ours is left as it is: somebody may have worked there since.
+    if path == own and (is_half_done(events) or not path.is_dir()):
+        _restore(store, events, make_workspace(store, summary.run_id), "a block was interrupted")
+    return path
+
+
+def _branched_workspace(store: Store, summary: RunSummary, events: list[Event]) -> Path:
+    path = make_workspace(store, summary.run_id)
+    if not _restore(store, events, path, "the branch begins") and (source := _parent_workspace(store, summary)):
+        shutil.copytree(source, path, symlinks=True, dirs_exist_ok=True)
+        say(f"the branch begins with a copy of {source} as it is now, since it was not saved")
+    return path
+
+
+def _restore(store: Store, events: list[Event], path: Path, why: str) -> bool:
+    try:
+        restored = restore(store, events, path)
+    except SnapshotError as error:
+        say(f"the workspace is not put back: {error}")
+        return False
+    if restored:
+        say(f"{why}: the workspace is as it was when it was last saved")
+    return restored
+
+
+def _parent_workspace(store: Store, summary: RunSummary) -> Path | None:
+    with contextlib.suppress(RunNotFound):
+        while summary.parent is not None:
+            summary = store.summary(summary.parent)
+            if summary.workspace is not None:
+                return Path(summary.workspace) if Path(summary.workspace).is_dir() else None
+    return None
+
+
+def answer_command(path: str | None, run: str, answer: Answer) -> int:
+    """Answer the question of a run that waits, and tell what comes next."""
+    with opened(path) as store:
+        summary = store.find(run)
+        question = leave_answer(store, summary.run_id, answer)
+        busy = store.is_busy(summary.run_id)
+    say(f"{answer.decision}: {visible(question.text, keep='')}")
+    if busy:
+        say(f"run {summary.run_id} goes on by itself")
+    else:
+        say(f"to go on, type 'agentexec resume {summary.run_id}'")
+    return 0
+
+
+def reply_command(path: str | None, run: str, text: str) -> int:
+    """Say something to a run that waits: the input it asks for, or what stands for a block's result."""
+    with opened(path) as store:
+        question = pending_question(store.events(store.find(run).run_id))
+    if question is not None and "answer" not in question.options:
+        fail(
+            f"{visible(question.text, keep='')} It takes no reply: use 'agentexec approve', or 'agentexec reject' "
+            "with --reason",
+            USAGE,
+        )
+    return answer_command(path, run, Answer(decision="answer", text=text))
+
+
+def read_edit(path: str | None) -> Answer:
+    """Return approval, of what was asked about or of the text of a file in its place."""
+    if path is None:
+        return Answer(decision="approve")
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        fail(f"--edit {path}: {getattr(error, 'strerror', None) or 'not UTF-8'}", USAGE)
+    return Answer(decision="edit", text=text)
