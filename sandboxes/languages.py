@@ -35,13 +35,13 @@ class Language:
 def compiled(compiler: str) -> tuple[str, ...]:
     """Return the command that compiles a file and becomes the program.
 
-    The program lies in /tmp until the next one is compiled. The name is the sandbox's own: the shell's parent is
-    its supervisor.
+    The program lies in the temporary directory until the next one is compiled. The name is the sandbox's own: the
+    shell's parent is its supervisor.
 
     Args:
         compiler: Shell words, in which `$1` is the file and `$made` what is to be made of it.
     """
-    prepare = 'made=/tmp/program-$PPID/program && rm -rf "${made%/*}" && mkdir -m 700 "${made%/*}"'
+    prepare = 'made=${TMPDIR:-/tmp}/program-$PPID/program && rm -rf "${made%/*}" && mkdir -m 700 "${made%/*}"'
     return ("sh", "-c", f'{prepare} && {compiler} && exec "$made"', "sh", "{file}")
 
 

@@ -348,6 +348,8 @@ _DEFAULT_OPTIONS: dict[str, Any] = {
     "handover": -1,
     "counted": [],
     "seccomp": "",
+    "landlock": None,
+    "scratch": [],
 }
 
 _REFUSALS: dict[str, type[SandboxError]] = {

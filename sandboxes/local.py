@@ -12,12 +12,13 @@ from typing import Any, Literal, get_args
 
 from sandboxes.errors import SandboxStartError, SandboxUnavailable
 from sandboxes.executor import Executor
-from sandboxes.isolation import bwrap, grouped
+from sandboxes.isolation import bwrap, grouped, landlock
 from sandboxes.isolation.cgroups import usable_place
 from sandboxes.isolation.grouped import GroupedStream
 from sandboxes.isolation.handover import Handover
 from sandboxes.isolation.hierarchy import PIDS
 from sandboxes.isolation.interpreter import Interpreter, find_interpreter
+from sandboxes.runner.files import empty_directory
 from sandboxes.sandbox import ByteStream, Sandbox
 from sandboxes.script import ScriptExecutor
 from sandboxes.throwaway import ThrowawayDirectory
@@ -40,8 +41,10 @@ class LocalSandbox(Sandbox):
     Args:
         workspace: An existing directory, the only one that is writable inside; None makes one that is removed
             at close.
-        isolation: `auto` and `bwrap` isolate with bubblewrap, and refuse to work without it. `none` is
-            unsafe: code runs with all your rights, only watched and cleaned up after.
+        isolation: `bwrap` isolates with bubblewrap, in namespaces. `landlock` needs neither it nor namespaces, and
+            hides less. `auto` is `bwrap` where that is installed and works, else `landlock`; what it came to, and
+            why, is in `isolation()`. None of them ever falls back to less than they say. `none` is unsafe: code
+            runs with all your rights, only watched and cleaned up after.
         python: Interpreter of the blocks, by path or name; None means the one that runs us, with its packages.
         preload: Modules that Python blocks find already imported, e.g. `["numpy", "pandas"]`.
         env: Variables that blocks see besides PATH, HOME and LANG. Nothing of ours is passed on.
@@ -64,14 +67,17 @@ class LocalSandbox(Sandbox):
         if workspace is not None and not workspace.is_dir():
             raise SandboxUnavailable(f"the workspace {workspace} is not a directory; make it first")
         self._interpreter: Interpreter = find_interpreter(python)
-        self._tier = "none" if isolation == "none" else "landlock" if isolation == "landlock" else "bwrap"
+        self._tier, self._why = choose(isolation)
+        self._auto = isolation == "auto"
         self._own: ThrowawayDirectory | None = None
+        self._temporary: ThrowawayDirectory | None = None
         self._shared: ThrowawayDirectory | None = None
         self._workspace = None if workspace is None else workspace.resolve()
         self._preload = list(preload)
         self._env = dict(env or {})
         self._place = usable_place()
         self._handover = -1
+        self._limits: Limits | None = None
 
     @property
     def workspace(self) -> Path:
@@ -88,9 +94,7 @@ class LocalSandbox(Sandbox):
         return self._workspace
 
     async def launch(self, argv: Sequence[str], limits: Limits) -> ByteStream:
-        if self._tier == "landlock":
-            raise SandboxUnavailable("isolation='landlock' is not available in this version; use 'bwrap'")
-        if self._tier == "bwrap" and not sys.platform.startswith("linux"):
+        if self._tier != "none" and not sys.platform.startswith("linux"):
             raise SandboxUnavailable(
                 "the isolated local sandbox needs Linux; isolation='none' runs without any protection"
             )
@@ -98,9 +102,27 @@ class LocalSandbox(Sandbox):
             self._own = await asyncio.to_thread(ThrowawayDirectory)
             self._workspace = self._own.path
         command = [self._interpreter.executable, *argv[1:]]
-        if self._tier == "none":
-            return await self._launch_plain(command, limits)
-        return await self._launch_bwrap(command, limits)
+        if self._tier == "bwrap":
+            try:
+                return await self._launch_bwrap(command, limits)
+            except bwrap.Forbidden as error:
+                if not self._auto or not landlock.usable():
+                    raise
+                # The start was the attempt: from now on, and for the next sandboxes, it is known not to work here.
+                remember_forbidden(str(error))
+                self._tier, self._why = choose("auto")
+                assert self._tier == "landlock"
+        if self._tier == "landlock":
+            self._limits = limits
+            await self._prepare_landlock()
+        return await self._launch_plain(command, limits)
+
+    async def _prepare_landlock(self) -> None:
+        landlock.require(self._interpreter, self.workspace)
+        if self._temporary is None:
+            self._temporary = await asyncio.to_thread(ThrowawayDirectory)
+        else:
+            await asyncio.to_thread(empty_directory, str(self._temporary.path))
 
     async def _launch_plain(self, command: Sequence[str], limits: Limits) -> ByteStream:
         with Handover() as handover:
@@ -135,18 +157,20 @@ class LocalSandbox(Sandbox):
                 raise
             except (EOFError, TimeoutError, OSError) as error:
                 await stream.close()
-                raise SandboxUnavailable(bwrap.explain(stream.diagnosis() or repr(error))) from None
+                raise bwrap.explain(stream.diagnosis() or repr(error)) from None
         return stream
 
     def runner_options(self) -> Mapping[str, Any]:
-        isolated = self._tier != "none"
+        bwrapped = self._tier == "bwrap"
+        home = str(self.workspace) if self._temporary is None else str(self._temporary.path)
         path = os.path.dirname(self._interpreter.executable)
         cores = os.cpu_count() or 1
         return {
-            "workspace": bwrap.WORKSPACE if isolated else str(self.workspace),
+            "workspace": bwrap.WORKSPACE if bwrapped else str(self.workspace),
             "env": {
                 "PATH": f"{path}:/usr/local/bin:/usr/bin:/bin",
-                "HOME": "/tmp" if isolated else str(self.workspace),  # noqa: S108
+                "HOME": "/tmp" if bwrapped else home,  # noqa: S108
+                **({"TMPDIR": home} if self._tier == "landlock" else {}),
                 "LANG": "C.UTF-8",
                 "USER": "sandbox",
                 "PYTHONDONTWRITEBYTECODE": "1",
@@ -155,22 +179,38 @@ class LocalSandbox(Sandbox):
                 **self._env,
             },
             "preload": self._preload,
-            "tmpfs": list(bwrap.TMPFS) if isolated else [],
+            "tmpfs": list(bwrap.TMPFS) if bwrapped else [],
             "process_cap": self._process_cap(),
             "handover": self._handover,
             "counted": [] if self._shared is None else [self.share()[1]],
+        } | self._landlock_options()
+
+    def _landlock_options(self) -> dict[str, Any]:
+        if self._temporary is None or self._limits is None:
+            return {}
+        temporary = str(self._temporary.path)
+        shared = [] if self._shared is None else [str(self._shared.path)]
+        return {
+            "seccomp": landlock.runner_filter(),
+            "landlock": landlock.confinement(
+                self._interpreter, [str(self.workspace), temporary, *shared], self._limits
+            ),
+            "scratch": [temporary],
+            "counted": [temporary, *shared],
         }
 
     def share(self) -> tuple[Path, str]:
         if self._shared is None:
             self._shared = ThrowawayDirectory()
-        return self._shared.path, str(self._shared.path) if self._tier == "none" else bwrap.SHARED
+        return self._shared.path, bwrap.SHARED if self._tier == "bwrap" else str(self._shared.path)
 
     def _holds(self, controller: str) -> bool:
         """Whether the sandbox has a control group with this controller."""
         return self._place is not None and controller in self._place.parents
 
     def _process_cap(self) -> str:
+        if self._tier == "landlock":
+            return "guard"
         if self._holds(PIDS):
             return "cgroup"
         if self._tier == "none" or os.geteuid() == 0:  # whom the kernel exempts from RLIMIT_NPROC
@@ -182,6 +222,8 @@ class LocalSandbox(Sandbox):
             "rlimit": "RLIMIT_NPROC in a user namespace",
             "cgroup": "pids control group",
             "watcher": "runner's watcher",
+            "guard": "the runner, asked by a seccomp filter"
+            + (", and pids control group" if self._holds(PIDS) else ""),
         }[self._process_cap()]
         shared = {
             "wall_time": "runner",
@@ -198,9 +240,12 @@ class LocalSandbox(Sandbox):
                 mechanisms={**shared, "kill": "process tree walk" + (" and control group" if self._place else "")},
                 unenforced=() if limits.network else ("network",),
             )
+        if self._tier == "landlock":
+            return Isolation(tier="landlock", mechanisms={**self._chosen(), **shared, **landlock.mechanisms(limits)})
         return Isolation(
             tier=self._tier,
             mechanisms={
+                **self._chosen(),
                 **shared,
                 "network": "shared with this machine" if limits.network else "network namespace",
                 "filesystem": "mount namespace, read-only but for the workspace and /tmp",
@@ -209,14 +254,43 @@ class LocalSandbox(Sandbox):
             },
         )
 
+    def _chosen(self) -> dict[str, str]:
+        return {"tier": self._why} if self._auto else {}
+
     async def close(self) -> None:
-        own, shared = self._own, self._shared
+        own, shared, temporary = self._own, self._shared, self._temporary
         if own is not None:
             self._own = self._workspace = None
             await asyncio.to_thread(own.remove)
         if shared is not None:
             self._shared = None
             await asyncio.to_thread(shared.remove)
+        if temporary is not None:
+            self._temporary = None
+            await asyncio.to_thread(temporary.remove)
+
+
+_forbidden = ""
+
+
+def remember_forbidden(why: str) -> None:
+    """Note that bwrap is installed, but may not do its work on this machine."""
+    global _forbidden
+    _forbidden = why
+
+
+def choose(isolation: IsolationName) -> tuple[str, str]:
+    """Return the tier that a wish comes to, and why.
+
+    Where that is `landlock`, it may still turn out not to be available; then a start refuses with what to type.
+    """
+    if isolation != "auto":
+        return isolation, "asked for"
+    installed = bwrap.installed()
+    if installed and not _forbidden:
+        return "bwrap", "bwrap is installed and works"
+    why = _forbidden if installed else "bwrap is not installed"
+    return ("landlock", why) if landlock.usable() else ("bwrap", why)
 
 
 class BwrapStream(GroupedStream):

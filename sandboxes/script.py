@@ -92,6 +92,7 @@ class ScriptExecutor(Executor):
     async def _open(self) -> None:
         async with self._opening:
             self._link = await RunnerLink.open(self._sandbox, self._limits)
+            self._isolation = self._sandbox.isolation(self._limits)  # which may be known only now
             if self._state == "closed":  # meanwhile
                 await uninterrupted(self._link.close())
                 raise SandboxClosedError("the executor was closed while it started")

@@ -54,11 +54,32 @@ ROOTS_OWN = (
 PASSWD = f"root:x:0:0:root:/nonexistent:/usr/sbin/nologin\nsandbox:x:{UID}:{UID}::/tmp:/bin/sh\n"
 GROUP = f"root:x:0:\nsandbox:x:{UID}:\n"
 
+NO_NAMESPACES = (
+    "No permissions to create",
+    "Creating new namespace failed",
+    "uid map",
+    "gid map",
+    "loopback: Failed RTM_NEWADDR",  # AppArmor lets a namespace be made, but nothing be done in it
+    "Can't mount proc",
+    "Failed to make / slave",
+)
+"""What bwrap prints where it may not do its work, whatever is asked of it."""
+
 INSTALL = (
     "bubblewrap is not installed: type 'apt-get install bubblewrap' (Debian, Ubuntu), "
     "'dnf install bubblewrap' (Fedora) or 'pacman -S bubblewrap' (Arch); "
-    "or ask for isolation='none', which is unsafe"
+    "or ask for isolation='landlock', which needs no program, or for isolation='none', which is unsafe"
 )
+
+
+class Forbidden(SandboxUnavailable):
+    """bwrap is installed, but may not make namespaces here."""
+
+
+def installed() -> str | None:
+    """Return the path of bwrap; None where it is not installed."""
+    # Ubuntu's AppArmor profile allows user namespaces to this path only.
+    return "/usr/bin/bwrap" if os.access("/usr/bin/bwrap", os.X_OK) else shutil.which("bwrap")
 
 
 def find_bwrap() -> str:
@@ -67,8 +88,7 @@ def find_bwrap() -> str:
     Raises:
         SandboxUnavailable: it is not installed; says what to type.
     """
-    # Ubuntu's AppArmor profile allows user namespaces to this path only.
-    path = "/usr/bin/bwrap" if os.access("/usr/bin/bwrap", os.X_OK) else shutil.which("bwrap")
+    path = installed()
     if path is None:
         raise SandboxUnavailable(INSTALL)
     return path
@@ -214,13 +234,13 @@ async def read_info(descriptor: int) -> int:
     return int(json.loads(text)["child-pid"])
 
 
-def explain(words: str) -> str:
-    """Return what to do about what bwrap printed when it failed."""
-    if "No permissions to create" in words or "Creating new namespace failed" in words or "uid map" in words:
-        return (
+def explain(words: str) -> SandboxUnavailable:
+    """Return what is wrong, and what to do about it, given what bwrap printed when it failed."""
+    if any(sign in words for sign in NO_NAMESPACES):
+        return Forbidden(
             f"bubblewrap may not create namespaces here ({words}). On Ubuntu 24.04 and newer, type "
             "'sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0' or install bubblewrap's AppArmor profile; "
             "in a container, allow user namespaces (Docker: --security-opt seccomp=unconfined). "
-            "isolation='none' runs without any protection"
+            "isolation='landlock' needs no namespaces; isolation='none' runs without any protection"
         )
-    return f"bubblewrap failed: {words}"
+    return SandboxUnavailable(f"bubblewrap failed: {words}")

@@ -16,8 +16,8 @@ _X32_BIT = 0x40000000
 
 # struct seccomp_data: int nr; __u32 arch; __u64 instruction_pointer; __u64 args[6] (little-endian on both)
 _NR, _ARCH = 0, 4
-_LOAD, _EQUAL, _ABOVE_EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
+_LOAD, _EQUAL, _ABOVE_EQUAL, _ANY_BIT, _RETURN, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
+_ALLOW, _ERRNO, _ASK = 0x7FFF0000, 0x00050000, 0x7FC00000  # the last is SECCOMP_RET_USER_NOTIF
 
 # Name: (x86_64, aarch64); None where the architecture has no such call.
 DENIED: dict[str, tuple[int | None, int | None]] = {
@@ -91,6 +91,72 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "ustat": (136, None),
     "sysfs": (139, None),
 }
+# Where there are no namespaces, these lead to what is the host's. Name: (x86_64, aarch64), error number.
+SHARED: dict[str, tuple[tuple[int | None, int | None], int]] = {
+    # System V and POSIX queues, semaphores and memory
+    "shmget": ((29, 194), errno.EPERM),
+    "shmat": ((30, 196), errno.EPERM),
+    "shmctl": ((31, 195), errno.EPERM),
+    "semop": ((65, 193), errno.EPERM),
+    "semctl": ((66, 191), errno.EPERM),
+    "semtimedop": ((220, 192), errno.EPERM),
+    "msgsnd": ((69, 189), errno.EPERM),
+    "msgrcv": ((70, 188), errno.EPERM),
+    "msgctl": ((71, 187), errno.EPERM),
+    "mq_unlink": ((241, 181), errno.EPERM),
+    # What goes on in a directory, which Landlock does not ask about: programs fall back to looking
+    "inotify_init": ((253, None), errno.ENOSYS),
+    "inotify_init1": ((294, 26), errno.ENOSYS),
+    # Attributes by name, of any file: programs take it for a file system without them
+    "setxattr": ((188, 5), errno.EOPNOTSUPP),
+    "lsetxattr": ((189, 6), errno.EOPNOTSUPP),
+    "fsetxattr": ((190, 7), errno.EOPNOTSUPP),
+    "getxattr": ((191, 8), errno.EOPNOTSUPP),
+    "lgetxattr": ((192, 9), errno.EOPNOTSUPP),
+    "listxattr": ((194, 11), errno.EOPNOTSUPP),
+    "llistxattr": ((195, 12), errno.EOPNOTSUPP),
+    "removexattr": ((197, 14), errno.EOPNOTSUPP),
+    "lremovexattr": ((198, 15), errno.EOPNOTSUPP),
+    "fremovexattr": ((199, 16), errno.EOPNOTSUPP),
+    "setxattrat": ((463, 463), errno.EOPNOTSUPP),
+    "getxattrat": ((464, 464), errno.EOPNOTSUPP),
+    "listxattrat": ((465, 465), errno.EOPNOTSUPP),
+    "removexattrat": ((466, 466), errno.EOPNOTSUPP),
+    "file_setattr": ((469, 469), errno.EOPNOTSUPP),
+}
+# Answered by the runner, which knows whose file and whose process it is (`sandboxes.runner.guard`).
+ASKED: dict[str, tuple[int | None, int | None]] = {
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "lchown": (94, None),
+    "fchown": (93, 55),
+    "fchownat": (260, 54),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "fork": (57, None),
+    "vfork": (58, None),
+    "clone": (56, 220),
+}
+ASKED_SIGNALS: dict[str, tuple[int | None, int | None]] = {
+    "kill": (62, 129),
+    "tkill": (200, 130),
+    "tgkill": (234, 131),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+    "pidfd_send_signal": (424, 424),
+}
+"""Asked about too where Landlock does not see signals."""
+_CONNECTING = ((42, 203), (49, 200), (50, 201))  # connect, bind, listen
+_TRUNCATE, _FCNTL = (76, 45), (72, 25)
+_FCNTL_OUTWARD = (8, 10, 15, 1024, 1026)  # F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY
+# FIOSETOWN, SIOCSPGRP; FS_IOC_SETFLAGS, FS_IOC_SETVERSION, EXT4_IOC_SETVERSION, FS_IOC_FSSETXATTR,
+# FS_IOC_SET_ENCRYPTION_POLICY, which need nothing but a file that may be read
+_IOCTL_OUTWARD = (0x8901, 0x8902, 0x40086602, 0x40087602, 0x40086604, 0x401C5820, 0x800C6613)
 _SOCKET, _SOCKETPAIR, _CLONE, _CLONE3, _IOCTL, _PERSONALITY = (
     (41, 198),
     (53, 199),
@@ -116,10 +182,12 @@ _OPENAT2 = (437, 437)
 _PRLIMIT, _SETPRIORITY, _IOPRIO_SET = (302, 261), (141, 140), (251, 30)
 _SCHEDULING = ((142, 118), (144, 119), (203, 122), (314, 274))  # sched_set{param,scheduler,affinity,attr}
 _SUPERVISOR = 1
-_PRIO_USER, _IOPRIO_WHO_USER = 2, 3
+_PRIO_PROCESS, _PRIO_USER, _IOPRIO_WHO_PROCESS, _IOPRIO_WHO_USER = 0, 2, 1, 3
 _CLONE_NEW = 0x7E020000 | 0x80  # every CLONE_NEW* flag
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK, _NETLINK_ROUTE = 1, 2, 10, 16, 0
+_SOCK_TYPE_MASK, _SOCK_STREAM, _SOCK_SEQPACKET = 0xF, 1, 5
+_TRUNCATE_ABI, _SIGNAL_ABI = 3, 6
 _PER_QUERY = 0xFFFFFFFF
 
 
@@ -138,9 +206,9 @@ def _refuse(number: int = errno.EPERM) -> tuple[int, int, int, int]:
 _PASS = _statement(_RETURN, _ALLOW)
 
 
-def _only_for(call: int, body: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
-    """Return `body`, which must end in a return, guarded by the system call's number."""
-    return [(_EQUAL, 0, len(body), call), *body]
+def _only_for(call: int | None, body: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
+    """Return `body`, which must end in a return, guarded by the system call's number; nothing if there is none."""
+    return [] if call is None else [(_EQUAL, 0, len(body), call), *body]
 
 
 @functools.cache
@@ -154,15 +222,10 @@ def compile_filter(machine: str | None = None) -> bytes:
         LookupError: there is no table for the architecture.
     """
     machine = machine or platform.machine()
-    arch = AUDIT_ARCH[machine]
-    column = list(AUDIT_ARCH).index(machine)
-    program = [_statement(_LOAD, _ARCH), (_EQUAL, 1, 0, arch), _refuse(), _statement(_LOAD, _NR)]
-    if machine == "x86_64":
-        program += [(_ABOVE_EQUAL, 0, 1, _X32_BIT), _refuse(errno.ENOSYS)]
+    column = _column(machine)
+    program = _start(machine)
     for numbers in DENIED.values():
-        number = numbers[column]
-        if number is not None:
-            program += _only_for(number, [_refuse()])
+        program += _only_for(numbers[column], [_refuse()])
     # glibc falls back to clone, whose flags a filter can see.
     program += _only_for(_CLONE3[column], [_refuse(errno.ENOSYS)])
     program += _only_for(_CLONE[column], [_argument(0), (_ANY_BIT, 0, 1, _CLONE_NEW), _refuse(), _PASS])
@@ -173,12 +236,10 @@ def compile_filter(machine: str | None = None) -> bytes:
         _PERSONALITY[column], [_argument(0), (_EQUAL, 2, 0, 0), (_EQUAL, 1, 0, _PER_QUERY), _refuse(), _PASS]
     )
     for calls, mode, flags in _MODES:
-        call = calls[column]
-        if call is not None:
-            body = [_argument(mode), (_ANY_BIT, 0, 1, _SET_ID), _refuse(), _PASS]
-            if flags is not None:  # without these the mode is not looked at, and may be anything
-                body = [_argument(flags), (_ANY_BIT, 0, len(body) - 1, _CREATES), *body]
-            program += _only_for(call, body)
+        body = [_argument(mode), (_ANY_BIT, 0, 1, _SET_ID), _refuse(), _PASS]
+        if flags is not None:  # without these the mode is not looked at, and may be anything
+            body = [_argument(flags), (_ANY_BIT, 0, len(body) - 1, _CREATES), *body]
+        program += _only_for(calls[column], body)
     program += _only_for(_OPENAT2[column], [_refuse(errno.ENOSYS)])  # its mode lies in memory
     # The runner has the block's uid, so the kernel would let a block set its limits and starve it.
     new_limit = 16 + 8 * 2
@@ -202,8 +263,116 @@ def compile_filter(machine: str | None = None) -> bytes:
         program += _only_for(numbers[column], body)
     for call in (_SOCKET[column], _SOCKETPAIR[column]):
         program += _only_for(call, _sockets())
-    program.append(_PASS)
-    return b"".join(struct.pack("<HBBI", *instruction) for instruction in program)
+    return _assemble(program)
+
+
+@functools.cache
+def compile_shared_filter(network: bool, landlock_abi: int, machine: str | None = None) -> bytes:
+    """Return the filter that blocks have besides `compile_filter`'s where they share namespaces with the host.
+
+    Args:
+        network: Whether blocks may have internet sockets.
+        landlock_abi: What the kernel's Landlock can do; the filter makes up for what it cannot.
+        machine: As `platform.machine()` names it; None means this machine.
+
+    Raises:
+        LookupError: there is no table for the architecture.
+    """
+    machine = machine or platform.machine()
+    column = _column(machine)
+    program = _start(machine)
+    for calls, number in SHARED.values():
+        program += _only_for(calls[column], [_refuse(number)])
+    for call in asked_calls(landlock_abi, machine):
+        program += _only_for(call, [_statement(_RETURN, _ASK)])
+    if landlock_abi < _TRUNCATE_ABI:
+        program += _only_for(_TRUNCATE[column], [_refuse()])
+    for calls, outward in ((_FCNTL, _FCNTL_OUTWARD), (_IOCTL, _IOCTL_OUTWARD)):
+        program += _only_for(calls[column], [_argument(1), *_any_of(outward, _refuse()), _PASS])
+    # Whoever is named may be anybody, so only the caller itself is left, which 0 stands for.
+    for calls in (_PRLIMIT, *_SCHEDULING):
+        otherwise = _changes_limit() if calls is _PRLIMIT else [_refuse()]
+        program += _only_for(calls[column], [_argument(0), (_EQUAL, len(otherwise), 0, 0), *otherwise, _PASS])
+    for calls, one in ((_SETPRIORITY, _PRIO_PROCESS), (_IOPRIO_SET, _IOPRIO_WHO_PROCESS)):
+        body = [_argument(0), (_EQUAL, 0, 2, one), _argument(1), (_EQUAL, 1, 0, 0), _refuse(), _PASS]
+        program += _only_for(calls[column], body)
+    for calls in () if network else _CONNECTING:
+        program += _only_for(calls[column], [_refuse()])
+    program += _only_for(_SOCKET[column], _internet_sockets() if network else [_refuse(errno.EAFNOSUPPORT)])
+    program += _only_for(_SOCKETPAIR[column], _pairs())
+    return _assemble(program)
+
+
+def asked_calls(landlock_abi: int, machine: str | None = None) -> dict[int, str]:
+    """Return number and name of the system calls that `compile_shared_filter` leaves to the runner."""
+    column = _column(machine or platform.machine())
+    table = ASKED if landlock_abi >= _SIGNAL_ABI else {**ASKED, **ASKED_SIGNALS}
+    return {number: name for name, calls in table.items() if (number := calls[column]) is not None}
+
+
+def _column(machine: str) -> int:
+    if machine not in AUDIT_ARCH:
+        raise LookupError(f"no table of system calls for {machine}")
+    return list(AUDIT_ARCH).index(machine)
+
+
+def _start(machine: str) -> list[tuple[int, int, int, int]]:
+    """Refuse foreign calls, and load the number of the others."""
+    arch = AUDIT_ARCH[machine]
+    program = [_statement(_LOAD, _ARCH), (_EQUAL, 1, 0, arch), _refuse(), _statement(_LOAD, _NR)]
+    if machine == "x86_64":
+        program += [(_ABOVE_EQUAL, 0, 1, _X32_BIT), _refuse(errno.ENOSYS)]
+    return program
+
+
+def _assemble(program: list[tuple[int, int, int, int]]) -> bytes:
+    return b"".join(struct.pack("<HBBI", *instruction) for instruction in [*program, _PASS])
+
+
+def _any_of(values: tuple[int, ...], then: tuple[int, int, int, int]) -> list[tuple[int, int, int, int]]:
+    """Return instructions that end in `then` for each of these values, and else go on behind it."""
+    last = len(values) - 1
+    return [(_EQUAL, last - at, 0 if at < last else 1, value) for at, value in enumerate(values)] + [then]
+
+
+def _changes_limit() -> list[tuple[int, int, int, int]]:
+    """Refuse a prlimit with a new limit, and else go on."""
+    new_limit = 16 + 8 * 2
+    return [
+        _statement(_LOAD, new_limit),
+        (_EQUAL, 0, 2, 0),
+        _statement(_LOAD, new_limit + 4),
+        (_EQUAL, 1, 0, 0),
+        _refuse(),
+    ]
+
+
+def _internet_sockets() -> list[tuple[int, int, int, int]]:
+    """As `_sockets`, without unix sockets: their names would lead to the host's services."""
+    return [
+        _argument(0),
+        (_EQUAL, 5, 0, _AF_INET),
+        (_EQUAL, 4, 0, _AF_INET6),
+        (_EQUAL, 0, 2, _AF_NETLINK),
+        _argument(2),
+        (_EQUAL, 1, 0, _NETLINK_ROUTE),
+        _refuse(errno.EAFNOSUPPORT),
+        _PASS,
+    ]
+
+
+def _pairs() -> list[tuple[int, int, int, int]]:
+    """Allow pairs of connected sockets that cannot be used to send to another: no datagrams."""
+    return [
+        _argument(0),
+        (_EQUAL, 0, 4, _AF_UNIX),
+        _argument(1),
+        _statement(_AND, _SOCK_TYPE_MASK),
+        (_EQUAL, 2, 0, _SOCK_STREAM),
+        (_EQUAL, 1, 0, _SOCK_SEQPACKET),
+        _refuse(errno.EAFNOSUPPORT),
+        _PASS,
+    ]
 
 
 def _sockets() -> list[tuple[int, int, int, int]]:

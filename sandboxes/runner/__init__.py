@@ -18,6 +18,7 @@ from typing import Any
 
 MODULES = (
     "linux",
+    "confine",
     "frames",
     "capture",
     "files",
@@ -26,6 +27,7 @@ MODULES = (
     "watch",
     "worker",
     "spare",
+    "guard",
     "channel",
     "block",
     "kernel",

@@ -25,13 +25,14 @@ from .frames import (
     encode,
     encode_chunks,
 )
+from .guard import Guard
 from .spare import PIPE_SIZE, Spare
 from .watch import Watch, megabytes
 from .worker import ENDED, EXEC_FAILED, EXIT_STATUS, job_bytes
 
 TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Tuple
+    from typing import Any, Dict, List, Optional, Tuple
 
 DRAIN = 0.2
 """Seconds to wait for the rest of the output after everything was killed (only an escaped process can use them)."""
@@ -95,6 +96,10 @@ class Block:
         self._poller = select.poll()
         for descriptor in (wakeup, channel.reading, spare.stdout, spare.stderr):
             self._poller.register(descriptor, select.POLLIN)
+        self._guard: Optional[Guard] = None
+        if config["landlock"]:
+            self._guard = Guard(spare.listener(), config["landlock"], self._limits["processes"])
+            self._poller.register(self._guard.listener, select.POLLIN)
         self._paused = False
 
     def renew(self) -> None:
@@ -154,12 +159,20 @@ class Block:
             self._read(stream)
         if self._channel.pending_bytes:
             self._channel.flush()
+        if self._guard is not None and self._guard.listener in ready:
+            self._answer(self._guard, ready[self._guard.listener])
         if self._wakeup in ready:
             self._clear_wakeup()
             self._reap(os.WNOHANG)
         if self._channel.reading in ready:
             self._channel.read()
             self._take_requests()
+
+    def _answer(self, guard: Guard, events: int) -> None:
+        if events & select.POLLIN:
+            guard.answer()
+        else:  # nobody is left who could ask
+            self._poller.unregister(guard.listener)
 
     def _pause(self) -> None:
         """Wait for the host too, while something waits for it; and do not read more than it takes."""
@@ -245,7 +258,8 @@ class Block:
             self._cpu_time, self._maxrss = linux.usage(self.leftover)
             os.kill(self.leftover, signal.SIGKILL)
             return
-        # Who has no child left has no descendant: orphans become children of PID 1, or of the subreaper.
+        # Who has no child left has no descendant: orphans become children of PID 1, or of the subreaper. Where there
+        # is a guard, nobody forks any more: it does not answer.
         while self._reap(os.WNOHANG):
             linux.signal_all(self._pid_namespace, signal.SIGKILL)
             if not self._pid_namespace:
@@ -256,8 +270,11 @@ class Block:
     def _is_alone(self) -> bool:
         """Whether the main process waits to be ended, and nothing else was ever started beside it."""
         page = self._spare.page
-        ended = page[0] == ENDED and not self._verdict and not self._reaped
-        return ended and self._pid_namespace and linux.newest_process() == self._spare.pid
+        if page[0] != ENDED or self._verdict or self._reaped:
+            return False
+        if self._guard is not None:
+            return self._guard.forks == 0
+        return self._pid_namespace and linux.newest_process() == self._spare.pid
 
     def _drain(self) -> None:
         if self.leftover:  # it wrote all it had; the end of the stream comes when the kernel is done with it

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
     Signature = Tuple[int, int, int, int]
     Entry = Tuple[int, str, str, os.stat_result]
+    Step = Tuple[int, str, str, Optional[os.stat_result]]
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+O_PATH = getattr(os, "O_PATH", None)
 MIN_FILE = 4096
 MAX_KNOWN = 20_000
 MAX_LISTED = 1_000
@@ -181,11 +183,19 @@ def reopen(root: int) -> None:
 
 
 def walk(root: int) -> Iterator[Entry]:
+    """As `steps`, entries only."""
+    for directory, name, path, status in steps(root):
+        if status is not None:
+            yield directory, name, path, status
+
+
+def steps(root: int) -> Iterator[Step]:
     """Yield (directory descriptor, name, path, lstat) of everything below `root`, directories after their content.
 
     Holds two descriptors at any depth and no path that the kernel would have to resolve, so that a tree of
     10,000 levels is no harder than a flat one. Paths end at `MAX_PATH` characters. Directories that were made
-    unreadable are made readable. A tree that is changed meanwhile may be seen in part.
+    unreadable are made readable. A tree that is changed meanwhile may be seen in part. On the way down, entries
+    without an lstat give callers a chance to stop: deep down, Landlock makes each step take a millisecond.
     """
     reopen(root)
     current = os.open(".", DIRECTORY, dir_fd=root)
@@ -212,6 +222,7 @@ def walk(root: int) -> Iterator[Entry]:
                 levels.append((prefix, todo, os.fstat(current)))
                 os.close(current)
                 current, prefix = below, (prefix + todo[-1][0] + "/")[:MAX_PATH]
+                yield current, "", prefix, None
             elif todo:
                 todo.pop()
             elif levels:
@@ -247,14 +258,30 @@ def _enter(current: int, name: str) -> Optional[int]:
             return directory
         except PermissionError:
             try:
-                # Between lstat and here a block could put a symlink; the mode of what it points to would be
-                # a file of the sandbox's own, so nothing is gained.
-                os.chmod(name, 0o700, dir_fd=current)
+                set_mode(current, name, 0o700)
             except OSError:
                 return None
         except OSError:
             return None
     return None
+
+
+def set_mode(directory: int, name: str, mode: int) -> None:
+    """Set the mode of what is there, even if it may not be opened; never that of what a symlink leads to.
+
+    A block may put a symlink there at any moment, and where it shares the file tree with us, that leads anywhere.
+
+    Raises:
+        OSError: it is a symlink, or somebody else's.
+    """
+    if O_PATH is None:
+        os.chmod(name, mode, dir_fd=directory, follow_symlinks=False)
+        return
+    file = os.open(name, O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        os.chmod("/proc/self/fd/%d" % file, mode)
+    finally:
+        os.close(file)
 
 
 def remove_tree(path: str) -> None:
@@ -274,7 +301,11 @@ def empty_directory(path: str, seconds: float = 1e9) -> None:
     except OSError:
         return
     try:
-        for directory, name, _, status in walk(root):
+        for directory, name, _, status in steps(root):
+            if time.monotonic() > end:
+                break
+            if status is None:
+                continue
             try:
                 if stat.S_ISDIR(status.st_mode):
                     os.rmdir(name, dir_fd=directory)
@@ -282,8 +313,6 @@ def empty_directory(path: str, seconds: float = 1e9) -> None:
                     os.unlink(name, dir_fd=directory)
             except OSError:
                 continue
-            if time.monotonic() > end:
-                break
     except OSError:  # not even its owner may look into it
         pass
     finally:
@@ -319,10 +348,10 @@ class Listing:
         known: Dict[str, Signature] = {}
         found: List[str] = []
         end = time.monotonic() + seconds
-        for count, (directory, name, path, status) in enumerate(walk(self._root)):
-            if count >= MAX_KNOWN or (count % 64 == 63 and time.monotonic() > end):
+        for count, (directory, name, path, status) in enumerate(steps(self._root)):
+            if count >= MAX_KNOWN or (count % 8 == 7 and time.monotonic() > end):
                 break
-            if not stat.S_ISREG(status.st_mode) or len(path) >= MAX_PATH:
+            if status is None or not stat.S_ISREG(status.st_mode) or len(path) >= MAX_PATH:
                 continue
             signature = _signature(status)
             if status.st_ctime_ns >= since and signature != self._known.get(path):
@@ -362,8 +391,7 @@ def _strip_setuid(directory: int, name: str) -> Optional[Signature]:
 
 def _strip_unreadable(directory: int, name: str) -> Optional[Signature]:
     try:
-        # As in `_enter`: a symlink put here meanwhile could only lead to the sandbox's own files.
-        os.chmod(name, stat.S_IRUSR | stat.S_IWUSR, dir_fd=directory)
+        set_mode(directory, name, stat.S_IRUSR | stat.S_IWUSR)
         return _signature(os.stat(name, dir_fd=directory, follow_symlinks=False))
     except OSError:
         return None

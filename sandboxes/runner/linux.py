@@ -33,8 +33,15 @@ def prctl(option: int, value: int) -> None:
         raise OSError(error, "prctl(%d, %d): %s" % (option, value, os.strerror(error)))
 
 
-class _FilterProgram(ctypes.Structure):
-    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]  # struct sock_fprog
+class FilterProgram(ctypes.Structure):
+    """A seccomp filter as the kernel takes it: `struct sock_fprog`."""
+
+    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
+
+    @classmethod
+    def of(cls, program: bytes) -> FilterProgram:
+        """Return one for an array of `struct sock_filter`."""
+        return cls(len(program) // 8, program)
 
 
 def filter_calls(program: bytes) -> None:
@@ -43,8 +50,7 @@ def filter_calls(program: bytes) -> None:
     Raises:
         OSError: the kernel refused; without "no new privileges", for one.
     """
-    filled = _FilterProgram(len(program) // 8, program)
-    if LIBC.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(filled), 0, 0) != 0:
+    if LIBC.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(FilterProgram.of(program)), 0, 0) != 0:
         error = ctypes.get_errno()
         raise OSError(error, "prctl(PR_SET_SECCOMP): %s" % os.strerror(error))
 
@@ -54,6 +60,30 @@ def processes(pid_namespace: bool) -> List[int]:
     if pid_namespace:
         own = os.getpid()
         return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != own]
+    try:
+        return _below(os.getpid())
+    except FileNotFoundError:  # a kernel that does not show children
+        return descendants(os.getpid(), _parents())
+
+
+def _below(root: int) -> List[int]:
+    found: List[int] = []
+    queue = [root]
+    while queue:
+        pid = queue.pop()
+        try:
+            for thread in os.listdir("/proc/%d/task" % pid):
+                with open("/proc/%d/task/%s/children" % (pid, thread), "rb") as file:
+                    children = [int(child) for child in file.read().split()]
+                found += children
+                queue += children
+        except OSError:  # it ended; what it had started is ours now
+            if pid == root:
+                raise
+    return found
+
+
+def _parents() -> Dict[int, str]:
     parents = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -61,7 +91,7 @@ def processes(pid_namespace: bool) -> List[int]:
                 parents[int(name)] = stat_fields(int(name))[1]
             except (OSError, ValueError, IndexError):
                 continue
-    return descendants(os.getpid(), parents)
+    return parents
 
 
 def descendants(root: int, parents: Dict[int, str]) -> List[int]:

@@ -6,13 +6,15 @@ import fcntl
 import mmap
 import os
 
+from .confine import receive_descriptors, send_descriptors, socket_pair
 from .files import write_all
 from .worker import Worker
 
 TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
 if TYPE_CHECKING:
-    from typing import Any, Optional
+    from typing import Any, Optional, Sequence
 
+    from .confine import Confinement
     from .group import Rank
 
 F_SETPIPE_SZ = 1031
@@ -34,6 +36,7 @@ class Spare:
     Args:
         victim: See `Worker`.
         rank: What makes it so where it cannot do it itself.
+        confinement: See `Worker`.
 
     Attributes:
         pid: Its process id.
@@ -41,16 +44,17 @@ class Spare:
         page: Memory shared with it, see `Worker`.
     """
 
-    def __init__(self, victim: bool, rank: Optional[Rank] = None) -> None:
+    def __init__(self, victim: bool, rank: Optional[Rank] = None, confinement: Optional[Confinement] = None) -> None:
         self.page: Any = mmap.mmap(-1, 4096)
-        job, self._job = os.pipe()
+        job, self._job = socket_pair() if confinement else os.pipe()
+        self._listener = -1
         self.stdout, stdout = os.pipe()
         self.stderr, stderr = os.pipe()
         if rank is not None:
             rank.step_forward()
         self.pid = os.fork()
         if self.pid == 0:
-            raise Forked(Worker(job, stdout, stderr, self.page, victim))
+            raise Forked(Worker(job, stdout, stderr, self.page, victim, confinement))
         if rank is not None:
             rank.step_back()
         for descriptor in (job, stdout, stderr):
@@ -62,9 +66,31 @@ class Spare:
             except OSError:  # the user's share of pipe memory is used up, or this is not Linux
                 pass
 
-    def start(self, job: bytes) -> None:
-        """Hand the job over. If the process has died meanwhile, its end status will say so."""
+    def listener(self) -> int:
+        """Wait until the process is confined; return the descriptor at which its calls are to be answered.
+
+        Raises:
+            OSError: it could not be confined, or has died.
+        """
+        if self._listener < 0:
+            word, descriptors = receive_descriptors(self._job, 1)
+            if not descriptors:
+                raise OSError("a block cannot be confined: %s" % (word[1:].decode() or "its process has died"))
+            self._listener = descriptors[0]
+            os.set_inheritable(self._listener, False)
+        return self._listener
+
+    def start(self, job: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Hand the job over. If the process has died meanwhile, its end status will say so.
+
+        Args:
+            job: As `job_bytes` returns it.
+            descriptors: What a confined process cannot make for itself.
+        """
         try:
+            if descriptors:
+                send_descriptors(self._job, job[:1], list(descriptors))
+                job = job[1:]
             write_all(self._job, job)
         except BrokenPipeError:
             pass
@@ -74,7 +100,7 @@ class Spare:
 
     def close(self) -> None:
         """Release the descriptors."""
-        for descriptor in (self._job, self.stdout, self.stderr):
+        for descriptor in (self._job, self.stdout, self.stderr, self._listener):
             if descriptor >= 0:
                 os.close(descriptor)
         self.page.close()

@@ -21,6 +21,7 @@ import time
 from . import linux
 from .block import Block, block_rlimits
 from .channel import Channel, HostGone
+from .confine import Confinement
 from .files import DIRECTORY, Listing, Refused, empty_directory, refusal, reopen, write_file, write_new
 from .frames import MAX_CODE
 from .group import MemoryGroup, Rank, receive
@@ -102,6 +103,7 @@ class Supervisor:
         if not config["inherit_env"]:
             os.environ.clear()
         os.environ.update(config["env"])
+        self._confinement = self._confine()
         self._wakeup = self._watch_children()
         self._root = self._open_workspace(config["workspace"])
         config["tmpfs"] = [path for path in config["tmpfs"] if os.path.ismount(path)]
@@ -109,11 +111,17 @@ class Supervisor:
         self._listing = Listing(self._root)
         self._disk = self._new_meter()
         self._rlimits = block_rlimits(config)
-        self._shared = [os.open(path, DIRECTORY) for path in config["tmpfs"]]
+        self._shared = [os.open(path, DIRECTORY) for path in (*config["tmpfs"], *config["scratch"])]
         self._rank = Rank(files["oom"]) if "oom" in files else None
         self._group = MemoryGroup.find() if config["memory_group"] else MemoryGroup.given(files)
         if self._group is not None:
             self._group.settle()
+
+    def _confine(self) -> Optional[Confinement]:
+        try:
+            return Confinement(self._config["landlock"]) if self._config["landlock"] else None
+        except OSError as error:
+            raise StartError("Landlock does not work here: %s" % error) from None
 
     def _watch_children(self) -> int:
         wakeup, write = os.pipe()
@@ -159,6 +167,9 @@ class Supervisor:
             HostGone: the host went away.
             Forked: in a new worker.
         """
+        if self._confinement is not None:
+            self._prepare()
+            self._try_confinement()
         version = "%d.%d.%d" % sys.version_info[:3]
         self._channel.send(
             {"op": "hello", "python": version, "pid_namespace": self._config["pid_namespace"], "uid": os.getuid()}
@@ -179,14 +190,7 @@ class Supervisor:
         }
         while True:
             if self._ahead is None and self._kernel is None:
-                self._disk.rest()
-                if self._config["pid_namespace"]:
-                    remove_segments()  # nobody is left who could use them, and the next block must not pay for them
-                if self._config["limits"]["processes"] == 1:  # the dead count too, until they are waited for
-                    self._wait_for_leftover()
-                spare = Spare(self._config["memory_group"], self._rank)
-                self._wait_for_leftover()  # its CPU time is the last block's, not the next one's
-                self._ahead = spare, Watch(self._config, self._disk, self._group)
+                self._prepare()
             request = self._next_request()
             operation = operations.get(request.get("op", ""))
             if operation is None:
@@ -195,6 +199,25 @@ class Supervisor:
                 operation(request)
             except Refused as refused:
                 self._channel.send({"op": "error", "kind": refused.kind, "message": str(refused)})
+
+    def _prepare(self) -> None:
+        """Fork a worker ahead."""
+        self._disk.rest()
+        if self._config["pid_namespace"]:
+            remove_segments()  # nobody is left who could use them, and the next block must not pay for them
+        if self._config["limits"]["processes"] == 1:  # the dead count too, until they are waited for
+            self._wait_for_leftover()
+        spare = Spare(self._config["memory_group"], self._rank, self._confinement)
+        self._wait_for_leftover()  # its CPU time is the last block's, not the next one's
+        self._ahead = spare, Watch(self._config, self._disk, self._group)
+
+    def _try_confinement(self) -> None:
+        """See whether a worker can be confined, before anything is to run in it."""
+        assert self._ahead is not None
+        try:
+            self._ahead[0].listener()
+        except OSError as error:
+            raise StartError(str(error)) from None
 
     def _wait_for_leftover(self) -> None:
         if self._leftover:
@@ -218,7 +241,8 @@ class Supervisor:
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as connection:
             connection.write(json.dumps(request["connection"]))
         if self._ahead is None:
-            self._ahead = Spare(self._config["memory_group"], self._rank), Watch(self._config, self._disk, self._group)
+            self._prepare()
+        assert self._ahead is not None
         spare, _ = self._ahead
         self._ahead = None
         # Between cells, and in all of them together, CPU time has no limit.
@@ -362,7 +386,7 @@ class Supervisor:
 
     def _reset(self, request: Dict[str, Any]) -> None:
         """Forget all that blocks have left, which is files."""
-        for path in (self._config["workspace"], *self._config["tmpfs"]):
+        for path in (self._config["workspace"], *self._config["tmpfs"], *self._config["scratch"]):
             empty_directory(path)
         self._listing, self._disk = Listing(self._root), self._new_meter()
         if self._ahead is not None:
@@ -395,12 +419,9 @@ def main(config: Dict[str, Any]) -> Worker:
     os.write(writing, config["token"].encode())
     channel = Channel(reading, writing)
     try:
-        try:
-            supervisor = Supervisor(config, channel, files)
-        except StartError as error:
-            channel.send({"op": "fatal", "message": str(error)})
-            os._exit(1)
-        supervisor.serve()
+        Supervisor(config, channel, files).serve()
+    except StartError as error:
+        channel.send({"op": "fatal", "message": str(error)})
     except Forked as forked:
         return forked.worker
     except HostGone:

@@ -12,7 +12,7 @@ import resource
 import time
 from types import GeneratorType
 
-from .files import MIN_FILE, walk
+from .files import MIN_FILE, steps
 from .hidden import RESIDENT, Memory, memory_without_name, page_tables, task_fields, unlinked_files, without_vforked
 from .linux import processes
 
@@ -20,7 +20,7 @@ TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
 if TYPE_CHECKING:
     from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
-    from .files import Entry
+    from .files import Step
     from .group import MemoryGroup
 
     Breach = Tuple[str, str]
@@ -218,7 +218,7 @@ class DiskMeter:
         self._root = root
         self._others = others
         self._device = os.fstat(root).st_dev
-        self._walk: Optional[Iterator[Entry]] = None
+        self._walk: Optional[Iterator[Step]] = None
         self._sum = 0
         self._tolerated = 0
         self._given = 0
@@ -273,9 +273,9 @@ class DiskMeter:
             self._walk, self._next = None, 0.0
             self._look(seconds)
 
-    def _walk_all(self) -> Iterator[Entry]:
+    def _walk_all(self) -> Iterator[Step]:
         for root in (self._root, *self._others):
-            yield from walk(root)
+            yield from steps(root)
 
     def _look(self, seconds: float) -> None:
         now = time.monotonic()
@@ -287,8 +287,8 @@ class DiskMeter:
         try:
             for count, (_, _, _, status) in enumerate(self._walk):
                 # Holes do not count, names do: an empty file is not free.
-                self._sum += max(MIN_FILE, status.st_blocks * 512)
-                if count % 64 == 63 and time.monotonic() > end:
+                self._sum += max(MIN_FILE, status.st_blocks * 512) if status is not None else 0
+                if count % 8 == 7 and time.monotonic() > end:
                     break
             else:
                 self._walk = None

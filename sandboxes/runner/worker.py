@@ -23,10 +23,13 @@ from itertools import islice
 from types import CodeType, ModuleType, TracebackType
 
 from . import linux
+from .confine import receive_descriptors, send_descriptors
 
 TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
 if TYPE_CHECKING:
     from typing import Any, Dict, List, NoReturn, Optional
+
+    from .confine import Confinement
 
 compile("", "<warm>", "exec")  # the first use of the compiler costs a millisecond, here once for all workers
 NICE = 5
@@ -58,18 +61,23 @@ class Worker:
     """A spare process, waiting for its block.
 
     Args:
-        job: Descriptor to read the job from; end of file means that none will come.
+        job: Descriptor to read the job from; end of file means that none will come. Where this process is to be
+            confined, it is a socket, and the listener of its calls goes back by it.
         stdout: Descriptor that becomes 1.
         stderr: Descriptor that becomes 2.
         page: Memory shared with the supervisor: byte 0 is how far the worker got, byte 1 the errno that ended it,
             byte 2 the exit status.
         victim: Whether the kernel is to take this process first when the sandbox's control group is out of memory.
+        confinement: What this process is to be confined by.
     """
 
-    def __init__(self, job: int, stdout: int, stderr: int, page: Any, victim: bool) -> None:
-        self._job = job
+    def __init__(
+        self, job: int, stdout: int, stderr: int, page: Any, victim: bool, confinement: Optional[Confinement]
+    ) -> None:
         self._page = page
         self._pid = os.getpid()
+        if confinement is not None:
+            confinement.separate()
         if os.getppid() == 1:
             os.setsid()  # so that `kill(0)` is the block's own business, and no process can join our supervisor's group
         else:
@@ -88,13 +96,24 @@ class Worker:
         os.dup2(stderr, 2)
         os.dup2(job, 3)
         self._job = 3
+        self._confined = confinement is not None
+        if confinement is not None:
+            self._confine(confinement)
         os.closerange(4, 256)
         _new_main()
         _reseed()
 
+    def _confine(self, confinement: Confinement) -> None:
+        try:
+            send_descriptors(self._job, b"+", [confinement.listen()])
+        except OSError as error:
+            os.write(self._job, b"-" + str(error).encode())
+            os._exit(1)
+
     def main(self) -> NoReturn:
         """Wait for the job, and do it."""
-        data = _read(self._job)
+        data, sockets = receive_descriptors(self._job, 8) if self._confined else (b"", [])
+        data += _read(self._job)
         if not data:
             os._exit(0)
         job = marshal.loads(data)  # noqa: S302 - from the supervisor, over a pipe nobody else has
@@ -104,7 +123,7 @@ class Worker:
             self._exec(job["argv"])
         self._page[0] = RUNNING
         if "kernel" in job:
-            run_kernel(job["kernel"])
+            run_kernel(job["kernel"], sockets)
         code = run_python(job["path"], job["source"], self._page)
         if os.getpid() != self._pid:
             os._exit(code)  # a fork of the program's, which came to the end of the file as well
@@ -112,6 +131,9 @@ class Worker:
         self._page[0] = ENDED
         # The supervisor looks up, and ends us. It would wait longer for an end of our own making, which is only for
         # the case that it is gone.
+        if self._confined:  # nobody is to be signalled from here; that nothing more will be written says it too
+            os.closerange(1, 3)
+            os._exit(code)
         os.kill(os.getppid(), _signal.SIGCHLD)
         time.sleep(1.0)
         os._exit(code)
@@ -139,7 +161,7 @@ def _read(file: int) -> bytes:
         data += piece
 
 
-def run_kernel(connection_file: str) -> NoReturn:
+def run_kernel(connection_file: str, sockets: List[int]) -> NoReturn:
     """Become an IPython kernel; `ipykernel` was imported before this process was forked, if that was asked for."""
     from importlib import import_module
 

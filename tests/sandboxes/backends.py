@@ -8,8 +8,8 @@ import glob
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pytest
 from sandboxes import Executor, Limits, open_executor
 from sandboxes.docker.owners import KIND, PROCESS
 from sandboxes.docker.sandbox import DEFAULT_IMAGE
+from sandboxes.isolation import landlock
 
 
 def require_engine(found: bool, what: str) -> None:
@@ -130,6 +131,8 @@ class Backend:
         installed: Whether it is.
         processes: Ids, on this machine, of all that the sandboxes of a process run; by default of this process.
         runner: Id, on this machine, of the runner of the only open executor.
+        options: As `open_executor` takes them.
+        namespaces: Whether blocks have process ids, a network and a file tree of their own.
     """
 
     name: str
@@ -138,15 +141,26 @@ class Backend:
     installed: Callable[[], bool]
     processes: Callable[..., set[int]]
     runner: Callable[[Executor], int] = local_runner
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    namespaces: bool = True
 
     def open(
         self, limits: Limits | None = None, workspace: Path | None = None, spec: str = "", **options: Any
     ) -> Executor:
         """Return an executor that is not started yet."""
-        return open_executor(spec or self.spec, limits=limits, workspace=workspace, **options)
+        return open_executor(spec or self.spec, limits=limits, workspace=workspace, **{**self.options, **options})
 
 
 LOCAL = Backend("local", "local", "bubblewrap", lambda: shutil.which("bwrap") is not None, descendants)
+LANDLOCK = Backend(
+    "landlock",
+    "local",
+    "Landlock",
+    landlock.usable,
+    descendants,
+    options={"isolation": "landlock"},
+    namespaces=False,
+)
 DOCKER = Backend(
     "docker",
     "docker",
@@ -155,4 +169,4 @@ DOCKER = Backend(
     container_processes,
     container_runner,
 )
-BACKENDS = (LOCAL, DOCKER)
+BACKENDS = (LOCAL, LANDLOCK, DOCKER)

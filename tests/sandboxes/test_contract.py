@@ -35,8 +35,10 @@ from sandboxes import (
     UnsafePath,
     WorkspaceFileNotFound,
     executor_names,
+    local,
     open_executor,
 )
+from sandboxes.isolation import bwrap, landlock
 from tests.sandboxes.backends import BACKENDS, DOCKER, Backend, containers, descendants, find_python, require_engine
 
 NONE = Backend("local-none", "local", "Python", lambda: True, descendants)
@@ -165,7 +167,8 @@ async def test_only_regular_files_inside_are_given(real: Executor) -> None:
         "import os, socket\nos.symlink('/etc/passwd', 'link'); os.symlink('/etc', 'dirlink')\n"
         "os.mkfifo('fifo')\n"
         "os.mkdir('directory'); os.symlink('directory', 'inside')\n"
-        "s = socket.socket(socket.AF_UNIX); s.bind('socket')\n"
+        "try: s = socket.socket(socket.AF_UNIX); s.bind('socket')\n"
+        "except OSError: os.mkfifo('socket')  # where blocks have no sockets\n"
         "open('one', 'w').close(); os.link('one', 'two')\n"
     )
     assert (await real.run(CodeBlock(code))).verdict == "ok"
@@ -577,11 +580,60 @@ async def test_without_bwrap_it_is_refused_with_what_to_type(monkeypatch: pytest
     real_access = os.access
     monkeypatch.setattr("os.access", lambda path, mode: "bwrap" not in str(path) and real_access(path, mode))
     monkeypatch.setenv("PATH", "/nowhere")
-    for isolation in ("auto", "bwrap"):
-        with pytest.raises(SandboxUnavailable, match=NO_BWRAP):
-            await open_executor("local", isolation=isolation).start()
+    with pytest.raises(SandboxUnavailable, match=NO_BWRAP):
+        await open_executor("local", isolation="bwrap").start()
+    if landlock.usable():
+        async with open_executor("local") as executor:
+            assert (executor.isolation.tier, executor.isolation.mechanisms["tier"]) == (
+                "landlock",
+                "bwrap is not installed",
+            )
+            assert (await executor.run(HELLO)).isolation == executor.isolation
+    monkeypatch.setattr(landlock, "abi", lambda: 0)
+    with pytest.raises(SandboxUnavailable, match=NO_BWRAP):
+        await open_executor("local").start()
     async with open_executor("local", isolation="none") as executor:
         assert await usable(executor)
+
+
+@pytest.fixture
+def forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """bwrap is installed, and may not make namespaces: a real one, behind a filter such as Docker's."""
+    filtered = tmp_path / "bwrap"
+    # EPERM for clone with any namespace, as the filter of blocks has it.
+    code = (
+        "import os, sys; sys.path.insert(0, sys.argv.pop(1)); from sandboxes.isolation.seccomp import compile_filter; "
+        "from sandboxes.runner import linux; linux.prctl(38, 1); linux.filter_calls(compile_filter()); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    root = Path(sandboxes.__file__).parent.parent
+    real_bwrap = bwrap.find_bwrap()
+    filtered.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{code}' '{root}' {real_bwrap} \"$@\"\n")
+    filtered.chmod(0o755)
+    monkeypatch.setattr(bwrap, "installed", lambda: str(filtered))
+    monkeypatch.setattr(local, "_forbidden", "")
+    yield
+    filtered.unlink()
+
+
+async def test_a_bwrap_that_may_not_work_makes_auto_take_landlock_and_say_so(forbidden: None) -> None:
+    require_engine(landlock.usable(), "Landlock")
+    with pytest.raises(SandboxUnavailable, match=r"may not create namespaces here.*isolation='landlock'"):
+        await open_executor("local", isolation="bwrap").start()
+    for _ in range(2):  # at first it is tried, then it is known
+        async with open_executor("local") as executor:
+            result = await executor.run(HELLO)
+            assert (result.stdout, result.isolation.tier) == ("hello\n", "landlock")
+            assert "may not create namespaces here" in result.isolation.mechanisms["tier"]
+
+
+async def test_a_bwrap_that_may_not_work_is_refused_where_there_is_no_landlock(
+    forbidden: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(landlock, "abi", lambda: 0)
+    for _ in range(2):
+        with pytest.raises(SandboxUnavailable, match=r"sysctl kernel.apparmor_restrict_unprivileged_userns=0"):
+            await open_executor("local").start()
 
 
 async def test_an_explicit_limit_that_nothing_enforces_is_refused_and_a_default_one_reported() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from sandboxes import CodeBlock, Executor, Limits, OnOutput, Result
 from sandboxes.docker.workspace import NOBODY
+from sandboxes.runner import BOOTSTRAP
 from tests.sandboxes.backends import DOCKER, Backend
 
 GRACE = 2.0
@@ -117,6 +118,7 @@ class Arena:
         outside = directory / "outside"
         outside.mkdir()
         self.canaries = Canaries(outside)
+        self._outside: set[int] = set()
         self.tag = f"tag-{secrets.token_hex(8)}"
 
     def source(self, code: str) -> str:
@@ -137,7 +139,7 @@ class Arena:
         gc.collect()  # what an earlier test has left to the collector must not go while we count
         descriptors = open_descriptors()
         threads = own_threads()
-        processes = self.backend.processes()
+        processes = self._outside = self.backend.processes()
         async with self.backend.open(Limits(**{"wall_time": WALL, **limits}), workspace=self.workspace) as executor:
             yield executor
             self.assert_clean_outside()
@@ -183,7 +185,17 @@ class Arena:
         word, _, rest = after.stdout.strip().partition(" ")
         pids, _, own = rest.rpartition(" ")
         assert word == "next"
+        if not self.backend.namespaces:
+            await self._assert_alone()
+            return
         assert pids == str(sorted([1, int(own)])), f"other processes are inside: {after.stdout}"
+
+    async def _assert_alone(self) -> None:
+        """Check that there is nothing but runners and their next workers, once the kernel is done with the last."""
+        end = time.monotonic() + 1
+        while left := [pid for pid in self.backend.processes() - self._outside if not _is_ours(pid)]:
+            assert time.monotonic() < end, f"other processes are there: {left}"
+            await asyncio.sleep(0.01)
 
     async def attack(
         self,
@@ -197,6 +209,14 @@ class Arena:
         """Open an executor, run one hostile block in it, and check everything."""
         async with self.executor(**limits) as executor:
             return await self.run(executor, code, verdict=verdict, language=language, on_output=on_output)
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether a process is a runner or a worker that waits, both of which have the bootstrap's command line."""
+    try:
+        return BOOTSTRAP[:20].encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def tagged(tag: str) -> list[int]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from collections.abc import Sequence
 
@@ -52,7 +53,7 @@ async def test_dangling_symlink_is_not_written_through(arena: Arena) -> None:
         await arena.run(executor, "import os; os.symlink('/tmp/new', 'link'); os.symlink('inside', 'link2')")
         for path in ("link", "link2"):
             await assert_refused(executor, path)
-        assert (await executor.run(CodeBlock("import os; print(os.listdir('.'), os.listdir('/tmp'))"))).ok
+        assert (await executor.run(CodeBlock("import os; print(os.listdir('.'))"))).ok
 
 
 async def test_symlink_that_is_swapped_meanwhile_never_leads_out(arena: Arena) -> None:
@@ -94,8 +95,10 @@ async def test_special_files_are_skipped_and_never_opened_blocking(arena: Arena)
     code = """
     import os, socket, stat
     os.mkfifo("fifo")
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind("socket")
+    try:
+        socket.socket(socket.AF_UNIX).bind("socket")
+    except OSError:
+        pass
     open("one", "w").write("x")
     os.link("one", "two")
     try:
@@ -107,6 +110,9 @@ async def test_special_files_are_skipped_and_never_opened_blocking(arena: Arena)
     async with arena.executor() as executor:
         result = await arena.run(executor, code)
         assert (result.stdout, result.files) == ("", ())
+        if not (arena.workspace / "socket").exists():
+            with socket.socket(socket.AF_UNIX) as planted:
+                planted.bind(str(arena.workspace / "socket"))
         for path in ("fifo", "socket"):
             await assert_refused(executor, path)
         for path in ("one", "two"):
@@ -256,8 +262,8 @@ async def test_block_that_replaces_its_own_file_harms_nobody(arena: Arena) -> No
 async def test_emptied_workspace_goes_on(arena: Arena) -> None:
     async with arena.executor() as executor:
         await executor.put("a/b", b"x")
-        await arena.run(executor, "import os, shutil\nshutil.rmtree('/workspace', ignore_errors=True)")
-        await arena.run(executor, "import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('/workspace/gone')")
+        await arena.run(executor, "import os, shutil\nshutil.rmtree(os.getcwd(), ignore_errors=True)")
+        await arena.run(executor, "import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')")
 
 
 async def test_empty_tuple_or_comment_as_code_is_nothing_special(arena: Arena) -> None:

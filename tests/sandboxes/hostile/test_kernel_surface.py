@@ -96,7 +96,10 @@ async def test_terminal_input_cannot_be_forged(arena: Arena) -> None:
             print(os.open(path, os.O_RDWR), path)
         except OSError:
             pass
-    master, slave = os.openpty()
+    try:
+        master, slave = os.openpty()
+    except OSError:
+        slave = os.open("/dev/null", os.O_RDWR)  # the filter comes before the question whether that is a terminal
     libc = ctypes.CDLL(None, use_errno=True)
     for request in (0x5412, 0x541C, 0x5412 | 1 << 32):  # TIOCSTI, TIOCLINUX, with junk the kernel ignores
         print(libc.ioctl(slave, ctypes.c_ulong(request), ctypes.c_char_p(b"x")), ctypes.get_errno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import secrets
@@ -20,9 +21,9 @@ from tests.sandboxes.backends import Backend
 from tests.sandboxes.hostile.arena import tagged
 
 OWNER = """
-import asyncio, sys
+import asyncio, json, sys
 from sandboxes import CodeBlock, Limits, open_executor
-spec, workspace, tag = sys.argv[1:]
+spec, workspace, tag = sys.argv[1:4]
 CODE = '''
 import os, signal, subprocess, time
 for number in range(1, 65):
@@ -37,7 +38,8 @@ print("running", flush=True)
 while True: os.write(1, b"x" * 4096)
 ''' % tag
 async def main():
-    async with open_executor(spec, workspace=workspace, limits=Limits(wall_time=300)) as executor:
+    options = {"limits": Limits(wall_time=300), **json.loads(sys.argv[4])}
+    async with open_executor(spec, workspace=workspace, **options) as executor:
         def said(stream, data):
             if b"running" in data:
                 print("running", flush=True)
@@ -57,7 +59,9 @@ def tag() -> Iterator[str]:
 
 
 def start(backend: Backend, workspace: Path, tag: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", OWNER, backend.spec, str(workspace), tag], stdout=subprocess.PIPE)
+    options = json.dumps(dict(backend.options))
+    command = [sys.executable, "-c", OWNER, backend.spec, str(workspace), tag, options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE)
 
 
 def kill(backend: Backend, owner: subprocess.Popen[bytes]) -> list[psutil.Process]:
