@@ -7,7 +7,7 @@ import base64
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import zmq
@@ -54,12 +54,12 @@ class Cell:
         except zmq.ZMQError:  # the runner tells how it ended
             await asyncio.get_running_loop().create_future()
         while True:
-            message = await next_message(self._client.get_iopub_msg)
+            message = await next_message(self._client.get_iopub_msg, self._count_malformed)
             if message["parent_header"].get("msg_id") != asked:
                 continue
             content, kind = message.get("content"), message.get("msg_type")
             if not isinstance(content, dict) or not isinstance(kind, str):
-                self._malformed += 1
+                self._count_malformed()
             elif kind == "status":
                 if content.get("execution_state") == "idle":
                     return
@@ -67,7 +67,10 @@ class Cell:
                 try:
                     self._take(kind, content)
                 except _NOT_AS_SAID:
-                    self._malformed += 1
+                    self._count_malformed()
+
+    def _count_malformed(self) -> None:
+        self._malformed += 1
 
     def _take(self, kind: str, content: Mapping[str, Any]) -> None:
         if kind in ("display_data", "execute_result"):
@@ -176,13 +179,22 @@ def _text(value: object) -> str:
     return _valid(value) if isinstance(value, str) else json.dumps(value)
 
 
-async def next_message(get: Any) -> dict[str, Any]:
-    """Return the next message of a channel that is one; what is not signed, or no message, is dropped."""
+async def next_message(get: Any, on_bad: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Return the next message of a channel that is one.
+
+    Args:
+        get: Receives from the channel.
+        on_bad: Called for what is not signed, or no message, and is dropped.
+    """
     while True:
         try:
             message = await get(timeout=None)
-        except (ValueError, RecursionError, TypeError, KeyError, UnicodeDecodeError, IndexError):
+        except zmq.ZMQError:
+            raise
+        except Exception:  # whatever the library makes of what a kernel may send
             await asyncio.sleep(0)
+            on_bad()
             continue
         if isinstance(message, dict) and isinstance(message.get("parent_header"), dict):
             return message
+        on_bad()

@@ -32,6 +32,7 @@ from sandboxes.errors import (
     WorkspaceFileNotFound,
 )
 from sandboxes.jupyter.cell import Cell, next_message, picture
+from sandboxes.jupyter.heartbeat import Heartbeat
 from sandboxes.languages import find_language
 from sandboxes.link import Outcome
 from sandboxes.paths import workspace_path
@@ -45,6 +46,8 @@ READY_TIMEOUT = 30.0
 """Seconds for a kernel to answer its first question."""
 INTERRUPT_GRACE, INTERRUPTS = 1.0, 3
 """Seconds that a cell has to come to an end, before the kernel is ended, and how often it is interrupted meanwhile."""
+BEAT, PATIENCE = 2.0, 12.0
+"""Seconds between two heartbeats while a cell runs, and for which a kernel may leave them unanswered."""
 MAX_MESSAGE = 32 << 20
 """Bytes of one message."""
 PICTURES = {"image/png": ".png", "image/jpeg": ".jpg", "image/svg+xml": ".svg"}
@@ -72,6 +75,7 @@ class KernelExecutor(ScriptExecutor):
         self._name = kernel
         self._here, self._inside = Path(), ""
         self._client: AsyncKernelClient | None = None
+        self._heart: Heartbeat | None = None
         self._directory = -1
 
     async def _open(self) -> None:
@@ -135,6 +139,7 @@ class KernelExecutor(ScriptExecutor):
         for channel in (self._client.shell_channel, self._client.iopub_channel):
             # A kernel that is gone, or does not listen, is nobody to wait for.
             channel.socket.linger = channel.socket.sndtimeo = 0
+        self._heart = Heartbeat(context, f"ipc://{connection['ip']}-{connection['hb_port']}")
 
     async def _greet(self, deadline: float) -> None:
         """Wait until the kernel answers, and until what it publishes arrives."""
@@ -155,6 +160,9 @@ class KernelExecutor(ScriptExecutor):
     def _disconnect(self) -> None:
         if self._client is not None:
             client, self._client = self._client, None
+            if self._heart is not None:
+                self._heart.close()
+                self._heart = None
             client.stop_channels()
             client.context.destroy(linger=0)
             os.close(self._directory)
@@ -163,14 +171,14 @@ class KernelExecutor(ScriptExecutor):
         code = self._cell(block)
         async with self._lock:
             self._ready()
-            if self._client is None:
-                await self._start_kernel()
-            if block.filename is not None:
-                await self._guard(self._ready().put(workspace_path(block.filename), block.code.encode()))
-            # Before anybody may cancel: what comes while the cell is only being sent counts too.
+            # Before anybody may cancel: what comes while a kernel starts or the cell is only being sent counts too.
             self._cancelled = asyncio.get_running_loop().create_future()
             self._running = True
             try:
+                if self._client is None:
+                    await self._start_kernel()
+                if block.filename is not None:
+                    await self._guard(self._ready().put(workspace_path(block.filename), block.code.encode()))
                 return await self._run_cell(code, on_output)
             finally:
                 self._running = False
@@ -210,12 +218,23 @@ class KernelExecutor(ScriptExecutor):
     async def _wait(self, ending: asyncio.Future[Outcome], talking: asyncio.Future[None]) -> str:
         """Wait for the end of a cell or of the kernel; return the verdict if it was not left to itself."""
         waiting: list[asyncio.Future[Any]] = [ending, talking, self._cancelled]
-        await asyncio.wait(waiting, timeout=self._limits.wall_time, return_when=asyncio.FIRST_COMPLETED)
-        if ending.done() or talking.done():
-            return ""
+        end = time.monotonic() + self._limits.wall_time
+        while not self._cancelled.done() and (left := end - time.monotonic()) > 0:
+            await asyncio.wait(waiting, timeout=min(left, BEAT), return_when=asyncio.FIRST_COMPLETED)
+            if talking.done() and not ending.done() and (error := talking.exception()) is not None:
+                await self._end(ending, "failed", f"its messages cannot be read ({error})")
+            if ending.done() or talking.done():
+                return ""
+            if self._heart is not None and (silence := self._heart.silence()) > PATIENCE:
+                await self._end(ending, "failed", f"it has answered no heartbeat for {silence:.0f} s")
+                return ""
         verdict = "cancelled" if self._cancelled.done() else "timeout"
         await self._interrupt(ending, talking, verdict)
         return verdict
+
+    async def _end(self, ending: asyncio.Future[Outcome], verdict: str, why: str) -> None:
+        await self._ready().tell("stop", verdict=verdict, message=why)
+        await asyncio.wait([ending], timeout=INTERRUPT_GRACE)
 
     async def _interrupt(self, ending: asyncio.Future[Outcome], talking: asyncio.Future[None], verdict: str) -> None:
         """Interrupt the cell, more than once, since a kernel that has not begun with it yet does not listen."""
@@ -228,8 +247,7 @@ class KernelExecutor(ScriptExecutor):
             )
             if done:
                 return
-        await link.tell("stop", verdict=verdict, message="it did not listen to an interrupt")
-        await asyncio.wait([ending], timeout=INTERRUPT_GRACE)
+        await self._end(ending, verdict, "it did not listen to an interrupt")
 
     async def _abandon(self, cell: Cell, ending: asyncio.Future[Outcome], talking: asyncio.Future[None]) -> None:
         """Nobody waits for the cell any more: end it, and the kernel only if need be."""

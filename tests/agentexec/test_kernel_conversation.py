@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +67,20 @@ async def test_four_turns_share_the_state_of_one_kernel(spec: str, server: OpenA
     assert seen[1]["text"] == "plot-1.png:"
     assert seen[2]["image_url"]["url"] == "data:image/png;base64," + base64.b64encode(picture).decode()
     assert picture.startswith(b"\x89PNG")
+
+
+@pytest.mark.timeout(120)
+def test_the_example_runs_and_leaves_a_notebook(spec: str, tmp_path: Path) -> None:
+    program = Path(__file__).parents[2] / "examples" / "kernel" / "conversation.py"
+    done = subprocess.run(
+        [sys.executable, str(program), spec, "out.ipynb"], cwd=tmp_path, capture_output=True, text=True, timeout=110
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done
+    lines = done.stdout.splitlines()
+    assert lines[0] == "turn 1: ok: 309 years, 1700 to 2008"
+    assert lines[1] == "turn 3: ok: 28"
+    assert lines[2].endswith("plot-1.png")
+    assert lines[3].startswith("turn 7: ok: 10.9 ")
+    assert lines[4].startswith("solved - A cycle takes about 10.9 years")
+    cells = json.loads((tmp_path / "out.ipynb").read_text())["cells"]
+    assert [len(cell["outputs"]) for cell in cells if cell["cell_type"] == "code"] == [1, 1, 1, 2]

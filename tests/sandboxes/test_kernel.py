@@ -359,12 +359,14 @@ HOSTILE = {
 }
 PRELUDE = """
 from ipykernel.kernelapp import IPKernelApp
-import hmac, hashlib, json
+import hmac, hashlib, json, os
 app = IPKernelApp.instance()
 own = {'msg_id': get_ipython().kernel.get_parent()['header']['msg_id']}
 def send(parts):
     app.iopub_socket.send_multipart(parts)
 def sign(header, content, parent):
+    if isinstance(header, dict):  # without an id it would be no message at all
+        header = {'msg_id': os.urandom(8).hex(), **header}
     parts = [json.dumps(header).encode(), json.dumps(parent).encode(), b'{}',
              content.encode() if isinstance(content, str) else json.dumps(content).encode()]
     key = app.session.key

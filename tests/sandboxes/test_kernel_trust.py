@@ -1,0 +1,160 @@
+"""What a kernel says is believed in nothing; who does not answer is ended; nobody else gets near its sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sandboxes import CodeBlock, Executor, Limits, open_executor
+from sandboxes.jupyter import executor as module
+from tests.sandboxes.backends import Backend
+from tests.sandboxes.test_kernel import PRELUDE, SLEEP, kernel, out, spec, usable
+
+__all__ = ["kernel"]
+
+
+async def test_kernel_that_answers_no_heartbeat_is_ended(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BEAT", 0.2)
+    monkeypatch.setattr(module, "PATIENCE", 2.0)
+    async with open_executor(spec(backend), limits=Limits(wall_time=50)) as executor:
+        # Computing without letting other threads run is no silence.
+        assert await out(executor, "x = 1\nfor _ in range(3): y = 7 ** 3_000_000\nprint(x)") == "1\n"
+        stop = "import os, signal\nprint('before', flush=True)\nos.kill(os.getpid(), signal.SIGSTOP)"
+        started = time.monotonic()
+        result = await executor.run(CodeBlock(stop))
+        assert time.monotonic() - started < 10
+        assert (result.verdict, result.stdout) == ("failed", "before\n"), result
+        assert "it has answered no heartbeat for" in result.message
+        assert "its state is lost" in result.message
+        assert await out(executor, "print('x' in globals())") == "False\n"
+
+
+async def test_stopped_kernel_times_out_in_bounds(backend: Backend) -> None:
+    async with open_executor(spec(backend), limits=Limits(wall_time=1)) as executor:
+        started = time.monotonic()
+        result = await executor.run(CodeBlock("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)"))
+        assert (result.verdict, time.monotonic() - started < 4) == ("timeout", True), result
+        assert await usable(executor)
+
+
+async def test_cancel_counts_while_the_first_cell_is_sent(backend: Backend) -> None:
+    for moments in (1, 2, 3):
+        async with open_executor(spec(backend)) as executor:
+            task = asyncio.create_task(executor.run(CodeBlock(SLEEP)))
+            for _ in range(moments):
+                await asyncio.sleep(0)
+            await executor.cancel()
+            assert (await asyncio.wait_for(task, 8)).verdict == "cancelled"
+            assert await usable(executor)
+
+
+async def test_cancel_counts_while_a_kernel_starts_anew(kernel: Executor) -> None:
+    assert (await kernel.run(CodeBlock("import os; os._exit(1)"))).verdict == "failed"
+    task = asyncio.create_task(kernel.run(CodeBlock(SLEEP)))
+    await asyncio.sleep(0.01)
+    await kernel.cancel()
+    assert (await asyncio.wait_for(task, 8)).verdict == "cancelled"
+    assert await usable(kernel)
+
+
+WRONG = {
+    "content is a list": "sign({'msg_type': 'display_data'}, [1], own)",
+    "data is text": "sign({'msg_type': 'display_data'}, {'data': 'text'}, own)",
+    "transient is text": "sign({'msg_type': 'display_data'}, {'data': {}, 'transient': 'x'}, own)",
+    "type is a number": "sign({'msg_type': 7}, {}, own)",
+    "traceback is a number": "sign({'msg_type': 'error'}, {'ename': 1, 'traceback': 7}, own)",
+    "too many representations": "sign({'msg_type': 'display_data'}, {'data': {str(n): 'x' for n in range(99)}}, own)",
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+async def test_message_that_is_not_what_it_should_be_is_counted_and_ends_nothing(kernel: Executor, what: str) -> None:
+    code = f"{PRELUDE}{WRONG[what]}\nimport time; time.sleep(0.2)\nprint('after')\n1 + 1"
+    result = await kernel.run(CodeBlock(code))
+    assert (result.verdict, result.stdout) == ("ok", "after\n"), result
+    assert [display.data for display in result.displays] == [{"text/plain": "2"}]
+    assert result.message == "1 malformed messages were left out"
+
+
+async def test_what_a_kernel_says_can_be_written_down(kernel: Executor) -> None:
+    content = {
+        "data": {"text/plain": "\ud800", "\udfff": "x", "application/json": {"a": "\ud800"}},
+        "metadata": {"\ud800": ["\udc00", float("nan")]},
+    }
+    deep = "{'data': {'text/plain': 'deep'}, 'metadata': {'a': json.loads('[' * 400 + ']' * 400)}}"
+    error = {"ename": "\ud800", "evalue": "\ud800", "traceback": ["\ud800"]}
+    code = (
+        f"{PRELUDE}nan = float('nan')\nsign({{'msg_type': 'display_data'}}, {content!r}, own)\n"
+        f"sign({{'msg_type': 'display_data'}}, {deep}, own)\nsign({{'msg_type': 'error'}}, {error!r}, own)"
+    )
+    result = await kernel.run(CodeBlock(code))
+    assert len(result.displays) == 2, result
+    assert result.model_validate_json(result.model_dump_json()).error == result.error
+
+
+async def test_counts_and_updates(kernel: Executor) -> None:
+    result = await kernel.run(CodeBlock("display(1)\n2"))
+    assert result.execution_count == 1
+    assert [display.execution_count for display in result.displays] == [None, 1]
+    code = (
+        "h = display('x' * 1_000_000, display_id='a')\ndisplay('y', display_id='a')\n"
+        "for n in range(40): update_display('z' * 1_000_000, display_id='a')\n"
+        "from IPython.display import update_display, clear_output\n"
+    )
+    code = "from IPython.display import update_display, clear_output\n" + code
+    result = await kernel.run(CodeBlock(code))
+    assert (result.verdict, result.message, result.execution_count) == ("ok", "", 2)
+    assert [display.data["text/plain"][:2] for display in result.displays] == ["'z", "'z"]
+    # A name from before a clearing means nothing any more.
+    code = "display(1, display_id='b')\nclear_output()\ndisplay(2)\nupdate_display(3, display_id='b')"
+    result = await kernel.run(CodeBlock(code))
+    assert [display.data for display in result.displays] == [{"text/plain": "2"}]
+
+
+async def test_nobody_else_reaches_a_kernel(backend: Backend) -> None:
+    async with open_executor(spec(backend)) as one, open_executor(spec(backend)) as other:
+        shared: Path = one._here  # type: ignore[attr-defined]
+        (directory,) = shared.iterdir()
+        names = {path.name for path in directory.iterdir()}
+        assert {"k-1", "k-2"} <= names
+        assert all(path.lstat().st_mode & 0o077 == 0 for path in (shared, directory))
+        # Not by another run, which has a directory of its own, and not by the host's name for it.
+        seen = await out(other, f"import os\nprint(os.listdir('/shared'), os.path.exists({str(directory)!r}))")
+        assert directory.name not in seen
+        assert seen.endswith("False\n")
+        # Not over a network, and the key is in nobody's arguments or environment.
+        key = one._client.session.key.decode()  # type: ignore[attr-defined]
+        assert len(key) == 64
+        for process in [psutil.Process(pid) for pid in backend.processes()]:
+            assert key not in " ".join(process.cmdline())
+            if process.uids().real == os.geteuid() or os.geteuid() == 0:
+                assert key.encode() not in Path(f"/proc/{process.pid}/environ").read_bytes()
+            assert not process.net_connections(kind="inet")
+        if os.geteuid() == 0:
+            assert_out_of_reach(directory)
+        assert await usable(one)
+
+
+def assert_out_of_reach(directory: Path) -> None:
+    """Another user can neither look into a kernel's directory nor connect to its sockets."""
+    program = f"""
+import os, socket
+os.setgroups([]); os.setgid(4242); os.setuid(4242)
+for attempt in (
+    lambda: os.listdir({str(directory)!r}),
+    lambda: socket.socket(socket.AF_UNIX).connect({str(directory / "k-1")!r}),
+):
+    try:
+        attempt()
+    except PermissionError:
+        print("refused")
+"""
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, timeout=20)
+    assert done.stdout == "refused\nrefused\n", done
