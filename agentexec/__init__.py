@@ -12,12 +12,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from agentexec.agents import ExecutorAgent, HumanAgent, ModelAgent, PlanReview
     from agentexec.conversation import Agent, Conversation, NextSpeaker, converse
-    from agentexec.errors import AgentexecError, ModelError, SettingsError, SnapshotError
-    from agentexec.events import AnyEvent, Event, Message
+    from agentexec.errors import AgentexecError, ModelError, SettingsError, SnapshotError, Suspended
+    from agentexec.events import Answer, AnyEvent, Event, Message, Question
+    from agentexec.human import ASK, Human, later
+    from agentexec.ledger import LedgerStall, managed
     from agentexec.log import EventLog
     from agentexec.models.base import ChatMessage, Completion, Model, Usage
+    from agentexec.parts import Parts
+    from agentexec.plan import Plan
     from agentexec.result import BlockRecord, SolveResult
+    from agentexec.risks import risks_of
     from agentexec.search import Candidate, Score, SearchResult, best_of, check_command, tree_search
     from agentexec.snapshots.store import Snapshot, SnapshotStore
     from agentexec.solving import solve, solve_sync
@@ -26,38 +32,77 @@ if TYPE_CHECKING:
         ConsecutiveFailures,
         Deadline,
         ExternalStop,
+        HandedTo,
         MaxCost,
+        MaxMessages,
         MaxTokens,
         MaxTurns,
+        RepeatedCode,
+        RepeatedError,
+        SourceSpoke,
         Stall,
         Stop,
         StopCondition,
+        StopWhen,
         TextSeen,
     )
+    from agentexec.team import Concurrent, Team, agent
+    from agentexec.teamspec import TeamSpec, dump_team, load_team, read_team
     from agentexec.telemetry import Tracing
+    from agentexec.turns import (
+        Edge,
+        answered,
+        approved,
+        graph,
+        handoff,
+        has_code,
+        negated,
+        round_robin,
+        says,
+        selector,
+        sequential,
+        solve_cycle,
+    )
 
 __all__ = [
+    "ASK",
     "Agent",
     "AgentexecError",
+    "Answer",
     "AnyEvent",
     "AnyStop",
     "BlockRecord",
     "Candidate",
     "ChatMessage",
     "Completion",
+    "Concurrent",
     "ConsecutiveFailures",
     "Conversation",
     "Deadline",
+    "Edge",
     "Event",
     "EventLog",
+    "ExecutorAgent",
     "ExternalStop",
+    "HandedTo",
+    "Human",
+    "HumanAgent",
+    "LedgerStall",
     "MaxCost",
+    "MaxMessages",
     "MaxTokens",
     "MaxTurns",
     "Message",
     "Model",
+    "ModelAgent",
     "ModelError",
     "NextSpeaker",
+    "Parts",
+    "Plan",
+    "PlanReview",
+    "Question",
+    "RepeatedCode",
+    "RepeatedError",
     "Score",
     "SearchResult",
     "SettingsError",
@@ -65,16 +110,39 @@ __all__ = [
     "SnapshotError",
     "SnapshotStore",
     "SolveResult",
+    "SourceSpoke",
     "Stall",
     "Stop",
     "StopCondition",
+    "StopWhen",
+    "Suspended",
+    "Team",
+    "TeamSpec",
     "TextSeen",
     "Tracing",
     "Usage",
+    "agent",
+    "answered",
+    "approved",
     "best_of",
     "check_command",
     "converse",
+    "dump_team",
+    "graph",
+    "handoff",
+    "has_code",
+    "later",
+    "load_team",
+    "managed",
+    "negated",
+    "read_team",
+    "risks_of",
+    "round_robin",
+    "says",
+    "selector",
+    "sequential",
     "solve",
+    "solve_cycle",
     "solve_sync",
     "tree_search",
 ]
@@ -82,29 +150,57 @@ __all__ = [
 # asyncio and pydantic alone take most of the 150 ms that `import agentexec` may cost. No module may have the
 # name of an export (hence `solving`): importing it would put the module in the export's place.
 _HOMES = {
+    "agents": ("ExecutorAgent", "HumanAgent", "ModelAgent", "PlanReview"),
     "conversation": ("Agent", "Conversation", "NextSpeaker", "converse"),
-    "errors": ("AgentexecError", "ModelError", "SettingsError", "SnapshotError"),
-    "events": ("AnyEvent", "Event", "Message"),
+    "errors": ("AgentexecError", "ModelError", "SettingsError", "SnapshotError", "Suspended"),
+    "events": ("Answer", "AnyEvent", "Event", "Message", "Question"),
+    "human": ("ASK", "Human", "later"),
+    "ledger": ("LedgerStall", "managed"),
     "log": ("EventLog",),
     "models.base": ("ChatMessage", "Completion", "Model", "Usage"),
+    "parts": ("Parts",),
+    "plan": ("Plan",),
+    "result": ("BlockRecord", "SolveResult"),
+    "risks": ("risks_of",),
     "search": ("Candidate", "Score", "SearchResult", "best_of", "check_command", "tree_search"),
     "snapshots.store": ("Snapshot", "SnapshotStore"),
-    "result": ("BlockRecord", "SolveResult"),
     "solving": ("solve", "solve_sync"),
     "stops": (
         "AnyStop",
         "ConsecutiveFailures",
         "Deadline",
         "ExternalStop",
+        "HandedTo",
         "MaxCost",
+        "MaxMessages",
         "MaxTokens",
         "MaxTurns",
+        "RepeatedCode",
+        "RepeatedError",
+        "SourceSpoke",
         "Stall",
         "Stop",
         "StopCondition",
+        "StopWhen",
         "TextSeen",
     ),
+    "team": ("Concurrent", "Team", "agent"),
+    "teamspec": ("TeamSpec", "dump_team", "load_team", "read_team"),
     "telemetry": ("Tracing",),
+    "turns": (
+        "Edge",
+        "answered",
+        "approved",
+        "graph",
+        "handoff",
+        "has_code",
+        "negated",
+        "round_robin",
+        "says",
+        "selector",
+        "sequential",
+        "solve_cycle",
+    ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -252,6 +252,22 @@ class MessageAdded(Event):
     message: Message
 
 
+class Step(BaseModel):
+    """One step of a plan, and whether it is done."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str
+    done: bool = False
+
+
+class PlanUpdated(Event):
+    """The plan changed: it was written, a step was ticked off, or it was written anew."""
+
+    type: Literal["plan_updated"] = "plan_updated"
+    steps: tuple[Step, ...]
+
+
 class BlockStarted(Event):
     """A block goes to the executor. `index` counts the blocks of one message from 0."""
 
@@ -340,6 +356,7 @@ AnyEvent = Annotated[
     | ModelCalled
     | ContextTrimmed
     | MessageAdded
+    | PlanUpdated
     | BlockStarted
     | BlockOutput
     | BlockFinished

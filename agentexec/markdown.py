@@ -233,6 +233,15 @@ def _find_answer(text: str, fences: list[Fence]) -> tuple[int, str] | None:
     return None
 
 
+_HANDOFF = re.compile(r"^[ *_`#>-]*HANDOFF:[ *_`]*([\w-]+)", re.MULTILINE)
+
+
+def handed_to(text: str) -> str | None:
+    """Return the name in the last line `HANDOFF: name`, or None."""
+    names = _HANDOFF.findall(text)
+    return names[-1] if names else None
+
+
 # Characters that a reader does not see, or that change what is seen: C0 and C1 controls (terminal escapes),
 # bidirectional overrides (CVE-2021-42574), zero-width and other invisible characters, line separators, tags
 # and the variation selectors that can carry hidden text, lone surrogates.

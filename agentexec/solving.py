@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from agentexec.agents import ExecutorAgent, PlanReview, coder, load_prompt, planner, reviewer
-from agentexec.agents.coder import CodeMode, prompt_name
+from agentexec.agents.coder import CodeMode
 from agentexec.context import Context
-from agentexec.conversation import Conversation, NextSpeaker, converse
+from agentexec.conversation import Conversation, converse
 from agentexec.errors import HumanSilent, ModelError, Suspended
 from agentexec.events import (
     BlockFinished,
@@ -28,8 +27,9 @@ from agentexec.events import (
 from agentexec.human import Approval, Approve, Ask, Gate, Human, as_human
 from agentexec.keeping import fast_forward, keep
 from agentexec.log import EventLog, Listener
-from agentexec.markdown import visible
 from agentexec.models import Model, make_model
+from agentexec.parts import ROLES, Compose, InputFiles, Parts, Role, environment, read_inputs, read_prompts, solve_team
+from agentexec.plan import follow_plan
 from agentexec.result import SolveResult, result_of
 from agentexec.stops import (
     AnyStop,
@@ -38,26 +38,19 @@ from agentexec.stops import (
     MaxCost,
     MaxTokens,
     MaxTurns,
-    Stall,
+    RepeatedCode,
     Stop,
     StopWatch,
 )
 from agentexec.store import Recorder, Store
-from agentexec.team import accepted_answer, solve_cycle
+from agentexec.team import Team
 from sandboxes.errors import SandboxError
 from sandboxes.executor import Executor
-from sandboxes.paths import workspace_path
 from sandboxes.registry import open_executor
 from sandboxes.types import CodeBlock, Limits
 
 if TYPE_CHECKING:
     from agentexec.telemetry import Tracing
-
-InputFiles = Mapping[str, bytes] | Iterable[str | Path]
-"""Names and contents, or paths on this machine, each copied in under its last component."""
-
-Role = Literal["planner", "coder", "reviewer"]
-ROLES: tuple[Role, ...] = ("planner", "coder", "reviewer")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,6 +67,7 @@ async def solve(
     limits: Limits | None = None,
     workspace: str | Path | None = None,
     files: InputFiles = (),
+    team: Compose | None = None,
     plan: bool = True,
     review: bool = True,
     review_plan: bool = False,
@@ -84,6 +78,7 @@ async def solve(
     max_cost: Decimal | float | None = None,
     deadline: float | None = None,
     max_failures: int | None = 10,
+    max_repeats: int | None = 3,
     stop: AnyStop | None = None,
     prompts: Mapping[Role, str | Path] | None = None,
     on_event: Listener | None = None,
@@ -106,7 +101,9 @@ async def solve(
         limits: What each block may use; only with a spec string.
         workspace: Directory to work in; only with a spec string. None takes one that is thrown away.
         files: Copied into the workspace first: a mapping of names to bytes, or paths on this machine.
-        plan: Whether a planner speaks first.
+        team: Makes another team of the run's parts, such as a `TeamSpec`; `plan`, `review` and `review_plan` are not
+            for it. See `agentexec.parts`.
+        plan: Whether a planner speaks first, and again when the coder seems stuck.
         review: Whether a reviewer judges code before it runs and the answer before it counts.
         review_plan: Whether the human approves, edits or rejects the plan.
         approve: Before which blocks the human is asked: `never`, `always`, or `risky` (see `agentexec.risks`: a
@@ -119,7 +116,8 @@ async def solve(
         max_cost: USD. Stops at once if the model's price is unknown.
         deadline: Seconds, from now. Interrupts a model call or a block.
         max_failures: Blocks that fail in a row.
-        stop: A further stop condition. (One nudge, then `stall`, is always on.)
+        max_repeats: Failures of the very same code, whatever ran in between.
+        stop: A further stop condition. (One nudge, then `stall`, is always on in the usual team.)
         prompts: Files with system prompts in place of the package's own.
         on_event: Called with every event, transient ones too. If it raises, the run ends with that error.
         tracing: OpenTelemetry spans and metrics of the run: a `Tracing`, or True for one that uses what the
@@ -146,24 +144,20 @@ async def solve(
     gate = Gate(approve, person)
     if review_plan and person is None:
         raise ValueError("review_plan needs somebody to ask: give human=")
-    condition = _stop_condition(max_turns, max_tokens, max_cost, deadline, max_failures, stop)
+    condition = _stop_condition(max_turns, max_tokens, max_cost, deadline, max_failures, max_repeats, stop)
     inputs = await asyncio.to_thread(read_inputs, files) if files else {}
-    system = {role: load_prompt(_prompt(role, code_mode), (prompts or {}).get(role)) for role in ROLES}
+    system = read_prompts(prompts, code_mode)
     place = _executor(executor, limits, workspace)
     speakers, own = _speakers(model, models or {})
+    further: dict[str, Model] = {}
 
     try:
         with keep(store, resume, secrets=[secret for each in speakers.values() for secret in each.secrets]) as kept:
             past = _past(task, kept.past)
             fast_forward(speakers.values(), past)
-            note = past[0].environment if past else _environment(place, inputs)
-            team = solve_cycle(
-                planner=planner(speakers["planner"], system["planner"] + note, context=context) if plan else None,
-                human=PlanReview(person) if review_plan and person is not None else None,
-                coder=coder(speakers["coder"], system["coder"] + note, code_mode=code_mode, context=context),
-                reviewer=reviewer(speakers["reviewer"], system["reviewer"] + note, context=context) if review else None,
-                executor=ExecutorAgent(place, gate=gate),
-            )
+            note = past[0].environment if past else environment(place, inputs)
+            parts = Parts(speakers, place, gate, person, note, system, code_mode, context, further)
+            members = (team or functools.partial(solve_team, plan=plan, review=review, review_plan=review_plan))(parts)
             log = kept.log(workspace)
             if tracing:
                 _follow(tracing, log)
@@ -171,7 +165,7 @@ async def solve(
                 log.subscribe(on_event)
             # Once a block has run, the workspace has its files, as the blocks left them.
             begun = any(isinstance(event, BlockStarted) for event in past)
-            run = _Run(task, log, team, place, {} if begun else inputs, condition)
+            run = _Run(task, log, members, place, {} if begun else inputs, condition)
             started: Event = (
                 RunResumed()
                 if past
@@ -189,7 +183,7 @@ async def solve(
             return await run.result(started, close_executor=isinstance(executor, str))
     finally:
         async with contextlib.AsyncExitStack() as stack:
-            for each in own:
+            for each in (*own, *further.values()):
                 stack.push_async_callback(each.close)
 
 
@@ -200,15 +194,16 @@ class _Run:
         self,
         task: str,
         log: EventLog,
-        team: NextSpeaker,
+        team: Team,
         executor: Executor,
         inputs: Mapping[str, bytes],
         condition: AnyStop,
     ) -> None:
         self._task, self._log, self._team = task, log, team
         self._executor, self._inputs = executor, inputs
-        self._watch = StopWatch(condition, past=log)
+        self._watch = StopWatch(condition if team.stop is None else condition | team.stop, past=log)
         log.subscribe(self._watch)
+        follow_plan(log)
 
     async def result(self, started: Event, *, close_executor: bool) -> SolveResult:
         try:
@@ -267,13 +262,13 @@ class _Run:
             await self._executor.put(name, data)
         spoken = any(isinstance(event, MessageAdded) for event in self._log)
         conversation = Conversation.restore(self._log) if spoken else Conversation(self._task, self._log)
-        stop = await converse(conversation, self._team, self._watch.stopped)
+        stop = await converse(conversation, self._team.next_speaker, self._watch.stopped)
         if stop is not None:
             return _stopped(stop)
         return RunFinished(
             status="solved",
             stop_reason="final_answer",
-            answer=accepted_answer(conversation),
+            answer=self._team.answer(conversation),
             message="solved",
         )
 
@@ -332,6 +327,7 @@ def _stop_condition(
     max_cost: Decimal | float | None,
     deadline: float | None,
     max_failures: int | None,
+    max_repeats: int | None,
     stop: AnyStop | None,
 ) -> AnyStop:
     condition: AnyStop = MaxTurns(max_turns)
@@ -340,16 +336,12 @@ def _stop_condition(
         None if max_tokens is None else MaxTokens(max_tokens),
         None if max_cost is None else MaxCost(Decimal(str(max_cost))),
         None if max_failures is None else ConsecutiveFailures(max_failures),
-        Stall(),
+        None if max_repeats is None else RepeatedCode(max_repeats),
         stop,
     ]
     for other in further:
         condition = condition if other is None else condition | other
     return condition
-
-
-def _prompt(role: Role, code_mode: CodeMode) -> str:
-    return prompt_name(code_mode) if role == "coder" else role
 
 
 def _speakers(model: Model | str, models: Mapping[Role, Model | str]) -> tuple[Mapping[Role, Model], Sequence[Model]]:
@@ -368,60 +360,6 @@ def _executor(executor: Executor | str, limits: Limits | None, workspace: str | 
     if limits is not None or workspace is not None:
         raise ValueError("limits and workspace belong to the executor: set them where you make it")
     return executor
-
-
-def read_inputs(files: InputFiles) -> dict[str, bytes]:
-    """Return the input files of a run by their names in the workspace.
-
-    Args:
-        files: A mapping of names to bytes, or paths on this machine.
-
-    Raises:
-        ValueError: two files have one name.
-        UnsafePath: a name leaves the workspace.
-        OSError: a file cannot be read.
-    """
-    if isinstance(files, (str, bytes)):
-        raise TypeError("files is a list of paths, or a mapping of names to bytes")
-    if isinstance(files, Mapping):
-        pairs: Iterable[tuple[str, bytes | Path]] = files.items()
-    else:
-        pairs = [(Path(path).name, Path(path)) for path in files]
-    inputs: dict[str, bytes] = {}
-    for given, content in pairs:
-        name = workspace_path(given)
-        if name in inputs:
-            raise ValueError(f"two input files are called {name!r}; rename one of them")
-        inputs[name] = content.read_bytes() if isinstance(content, Path) else bytes(content)
-    return inputs
-
-
-_NEW_EACH_TIME = (
-    "Every block is a new process that starts in the workspace. Variables are gone afterwards, files stay. So a block "
-    "is a whole program, with its imports. There is no display; save pictures as files."
-)
-_KEPT = (
-    "Blocks are cells of one kernel: variables, imports and the working directory stay from block to block. The value "
-    "of a cell's last line is shown. Pictures that you show are saved as files in the workspace, and "
-    "you see them if you can see pictures."
-)
-
-
-def _environment(place: Executor, inputs: Mapping[str, bytes]) -> str:
-    """Return what every agent should know about the computer. The same for the same run, so replays match."""
-    limits = place.limits
-    network = "on" if limits.network else "off: nothing can be downloaded or installed from it"
-    lines = [
-        "\n\n# The computer\n",
-        f"- A block may run for {limits.wall_time:g} s and use {limits.memory >> 20} MiB of memory.",
-        f"- The network is {network}.",
-        f"- {_KEPT if place.keeps_state else _NEW_EACH_TIME}",
-        "- Blocks read no input: stdin is empty.",
-    ]
-    names = "".join(f"\n  - {visible(name, keep='')} ({len(data):,} bytes)" for name, data in inputs.items())
-    if names:
-        lines.append(f"- The user put these files into the workspace:{names}")
-    return "\n".join(lines)
 
 
 def _sync(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:

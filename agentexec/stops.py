@@ -10,6 +10,7 @@ condition serves many runs at once, and folding a stored log again tells where a
 from __future__ import annotations
 
 import abc
+import hashlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from agentexec.events import (
     RunResumed,
     RunStarted,
 )
-from agentexec.markdown import read_reply
+from agentexec.markdown import handed_to, read_reply
 
 S = TypeVar("S")
 
@@ -332,6 +333,140 @@ class TextSeen(StopCondition[str | None]):
 
     def check(self, state: str | None, elapsed: float) -> Stop | None:
         return None if state is None else Stop("text", f"the {state} wrote {self.text!r}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+REMEMBERED = 32
+"""Different failing blocks that `RepeatedCode` keeps apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatedCode(StopCondition[tuple[tuple[str, int], ...]]):
+    """Reached when the very same code has failed `limit` times, whatever ran in between. Reason `repeated_code`.
+
+    Success of that code forgets its failures. Of the failing blocks the latest 32 different ones are remembered.
+    """
+
+    limit: int
+    start: ClassVar[tuple[tuple[str, int], ...]] = ()
+
+    def __post_init__(self) -> None:
+        _require_positive("max_repeats", self.limit)
+
+    def step(self, state: tuple[tuple[str, int], ...], event: Event) -> tuple[tuple[str, int], ...]:
+        if not isinstance(event, BlockFinished):
+            return state
+        if event.result.ok and not state:
+            return state
+        key = _digest(f"{event.block.language}\n{event.block.code}")
+        others = tuple(item for item in state if item[0] != key)
+        if event.result.ok:
+            return others
+        return (*others[1 - REMEMBERED :], (key, dict(state).get(key, 0) + 1))
+
+    def check(self, state: tuple[tuple[str, int], ...], elapsed: float) -> Stop | None:
+        # The latest is last: one that reached its limit before would have stopped the run then.
+        if not state or state[-1][1] < self.limit:
+            return None
+        return Stop("repeated_code", f"the same code failed {state[-1][1]} times (limit {self.limit})")
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatedError(StopCondition[tuple[str, int]]):
+    """Reached when `limit` blocks in a row ended with the same error. Reason `repeated_error`.
+
+    The same: verdict, exit status, and the error's name and message or the last line of stderr.
+    """
+
+    limit: int
+    start: ClassVar[tuple[str, int]] = ("", 0)
+
+    def __post_init__(self) -> None:
+        _require_positive("the limit of repeated errors", self.limit)
+
+    def step(self, state: tuple[str, int], event: Event) -> tuple[str, int]:
+        if not isinstance(event, BlockFinished):
+            return state
+        result = event.result
+        if result.ok:
+            return ("", 0)
+        error = result.error
+        last = f"{error.name}: {error.message}" if error else (result.stderr.strip().rsplit("\n", 1)[-1])
+        key = _digest(f"{result.verdict} {result.exit_code} {last}")
+        return (key, state[1] + 1 if key == state[0] else 1)
+
+    def check(self, state: tuple[str, int], elapsed: float) -> Stop | None:
+        if state[1] < self.limit:
+            return None
+        return Stop("repeated_error", f"{state[1]} blocks in a row ended with the same error (limit {self.limit})")
+
+
+@dataclass(frozen=True, slots=True)
+class MaxMessages(StopCondition[int]):
+    """Reached after `limit` messages of `sender`. Reason `max_messages`."""
+
+    limit: int
+    sender: str
+    start: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        _require_positive("the limit of messages", self.limit)
+
+    def step(self, state: int, event: Event) -> int:
+        return state + 1 if isinstance(event, MessageAdded) and event.message.sender == self.sender else state
+
+    def check(self, state: int, elapsed: float) -> Stop | None:
+        if state < self.limit:
+            return None
+        return Stop("max_messages", f"the {self.sender} has spoken {state} times (limit {self.limit})")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpoke(StopCondition[str | None]):
+    """Reached when one of `senders` has spoken last. Reason `source`."""
+
+    senders: tuple[str, ...]
+    start: ClassVar[str | None] = None
+
+    def step(self, state: str | None, event: Event) -> str | None:
+        return event.message.sender if isinstance(event, MessageAdded) else state
+
+    def check(self, state: str | None, elapsed: float) -> Stop | None:
+        return Stop("source", f"the {state} has spoken") if state in self.senders else None
+
+
+@dataclass(frozen=True, slots=True)
+class HandedTo(StopCondition[bool]):
+    """Reached when the last message hands over to `target` (a line `HANDOFF: target`). Reason `handoff`."""
+
+    target: str
+    start: ClassVar[bool] = False
+
+    def step(self, state: bool, event: Event) -> bool:
+        if not isinstance(event, MessageAdded):
+            return state
+        return handed_to(event.message.content) == self.target
+
+    def check(self, state: bool, elapsed: float) -> Stop | None:
+        return Stop("handoff", f"handed over to {self.target}") if state else None
+
+
+@dataclass(frozen=True, slots=True)
+class StopWhen(StopCondition[bool]):
+    """Reached once `function` returns True for an event. Reason `function`, or another word."""
+
+    function: Callable[[Event], bool]
+    reason: str = "function"
+    start: ClassVar[bool] = False
+
+    def step(self, state: bool, event: Event) -> bool:
+        return state or bool(self.function(event))
+
+    def check(self, state: bool, elapsed: float) -> Stop | None:
+        return Stop(self.reason, f"the condition {self.reason!r} is met") if state else None
 
 
 class ExternalStop(StopCondition[None]):

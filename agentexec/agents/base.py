@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,18 +117,24 @@ class ModelAgent:
             raise ValueError(f"the model {model.name!r} cannot call tools; let it write code in fences")
         wanted = CallOptions(format=self._shape.format if self._shape else None, tools=tools)
         self._options = None if wanted == CallOptions() else wanted
+        self.description = ""
+        """What the agent is for, for a model that chooses who speaks."""
         self._chat = Chat(name, prompt)
         self._limit: int | None = None
 
-    async def reply(self, conversation: Conversation) -> Message:
+    async def reply(self, conversation: Conversation, note: str = "") -> Message:
         """Ask the model for the next message.
+
+        Args:
+            conversation: What was said.
+            note: Something to tell the model besides, this once.
 
         Raises:
             ModelError: the model could not answer, or again and again not usably.
         """
         log = conversation.log
         for attempt in range(1, ATTEMPTS + 1):
-            answer = await self._fitting(conversation)
+            answer = await self._fitting(conversation, note)
             try:
                 return self._message(answer)
             except ModelError as error:
@@ -154,7 +160,7 @@ class ModelAgent:
     def _who(self, answer: Completion) -> str:
         return f"the {self.name}'s model {answer.model or self.model.name!r}"
 
-    async def _fitting(self, conversation: Conversation) -> Completion:
+    async def _fitting(self, conversation: Conversation, note: str = "") -> Completion:
         """Ask with what fits; where the server says that it does not, once more with less."""
         log = conversation.log
         messages = self._chat.messages(conversation)
@@ -163,12 +169,12 @@ class ModelAgent:
             await self._trim(log, window // 2, "window")
             messages = self._chat.messages(conversation)
         try:
-            return await self._ask(log, messages)
+            return await self._ask(log, _noted(messages, note))
         except ModelContextOverflow:
             self._limit = int(self._chat.tokens * SHRINK_TO)
             if not await self._trim(log, self._limit, "refused"):
                 raise
-        return await self._ask(log, self._chat.messages(conversation))
+        return await self._ask(log, _noted(self._chat.messages(conversation), note))
 
     def _window(self) -> int | None:
         """Return how many tokens may be sent, if anybody knows."""
@@ -245,3 +251,13 @@ class ModelAgent:
             )
         )
         return answer
+
+
+def _noted(messages: Sequence[ChatMessage], note: str) -> Sequence[ChatMessage]:
+    """Return messages with a note at their end; roles go on alternating."""
+    if not note:
+        return messages
+    *before, last = messages
+    if last.role != "user":
+        return [*messages, ChatMessage("user", note)]
+    return [*before, replace(last, content=f"{last.content}\n\n{note}")]

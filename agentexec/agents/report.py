@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -185,3 +186,11 @@ def _files(files: Sequence[WorkspaceFile]) -> str:
     if len(files) > LISTED_FILES:
         lines.append(f"... and {len(files) - LISTED_FILES:,} more")
     return f"Files created or changed:\n{quote(chr(10).join(lines))}"
+
+
+_HEADING = re.compile(r"^## Block \d+ of \d+ \([^\n]*\): (\w+)", re.MULTILINE)
+
+
+def all_failed(text: str) -> bool:
+    """Whether a report tells of no block that ended `ok`; so does a nudge, which tells of none."""
+    return "ok" not in _HEADING.findall(text)

@@ -17,8 +17,8 @@ from agentexec.cli.runs import fail_store
 from agentexec.errors import SettingsError, StoreError, StoreUnavailable
 from agentexec.log import new_run_id
 from agentexec.models import REPLAY_PREFIX
+from agentexec.parts import read_inputs
 from agentexec.settings import Settings, load_settings
-from agentexec.solving import read_inputs
 from agentexec.store import Recorder, Store
 
 NOT_KEPT = ("api_key", "base_url", "store")

@@ -22,11 +22,11 @@ from typing import Any
 
 from agentexec.events import Event, RunStarted
 from agentexec.models import Model, make_model
+from agentexec.parts import InputFiles, read_inputs
 from agentexec.search.candidates import Candidate, SearchResult
 from agentexec.search.running import Budget, MakeExecutor, Node, Search, past_of, stored_state
 from agentexec.search.scoring import Score, Scorer, check_command
 from agentexec.snapshots import SnapshotStore
-from agentexec.solving import InputFiles, read_inputs
 from agentexec.store import Store
 from sandboxes.types import Limits
 

@@ -6,7 +6,7 @@ from agentexec.conversation import Agent, Conversation, converse
 from agentexec.events import Message, MessageAdded, TurnStarted
 from agentexec.log import EventLog
 from agentexec.stops import MaxTurns, Stop, StopWatch
-from agentexec.team import accepted_answer
+from agentexec.turns import accepted_answer
 
 
 class Counter:
