@@ -202,7 +202,10 @@ def _filename(info: str, language: str, code: str) -> str | None:
     return None if found is None else next(group for group in found.groups() if group is not None)
 
 
-_ANSWER_LINE = re.compile(r" {0,3}(\*\*|__)?" + re.escape(FINAL_ANSWER) + r"(\*\*|__)?(.*)", re.DOTALL)
+# `FINAL ANSWER: 42`, `**FINAL ANSWER:** 42`, `**FINAL ANSWER**: 42`, `**FINAL ANSWER: 42**`, `## FINAL ANSWER: 42`
+_ANSWER_LINE = re.compile(
+    r" {0,3}(?:#{1,6} +)?(\*\*|__)?" + re.escape(FINAL_ANSWER[:-1]) + r"(\*\*|__)?:(\*\*|__)?(.*)", re.DOTALL
+)
 
 
 def before_answer(text: str) -> str:
@@ -218,14 +221,14 @@ def _final_answer(text: str, fences: list[Fence]) -> str | None:
 
 def _find_answer(text: str, fences: list[Fence]) -> tuple[int, str] | None:
     """Return the number of the answer's first line, and the answer."""
-    if FINAL_ANSWER not in text:
+    if FINAL_ANSWER[:-1] not in text:
         return None
     lines = text.replace("\r\n", "\n").split("\n")
     fenced = {number for fence in fences for number in range(*fence.lines)}
     for number, line in enumerate(lines):
         match = None if number in fenced else _ANSWER_LINE.fullmatch(line)
         if match is not None:
-            opened, closed, rest = match[1], match[2], match[3].rstrip()
+            opened, closed, rest = match[1], match[2] or match[3], match[4].rstrip()
             if opened and not closed:  # `**FINAL ANSWER: 42**`
                 rest = rest.removesuffix(opened)
             answer = "\n".join([rest, *lines[number + 1 :]]).strip()

@@ -24,6 +24,7 @@ from agentexec.conversation import Conversation
 from agentexec.events import BlockFinished, BlockOutput, BlockRefused, BlockStarted, Message
 from agentexec.human import Gate
 from agentexec.markdown import quote, read_reply
+from agentexec.unclear import doubt_about
 from sandboxes.errors import FileTooLarge, SandboxLostError, UnknownLanguage, UnsafePath
 from sandboxes.executor import Executor
 from sandboxes.paths import workspace_path
@@ -73,7 +74,7 @@ class ExecutorAgent:
             raise ValueError(f"the executor was asked to speak before the {self.author}")
         reply = read_reply(message.content, cut=message.cut)
         if not reply.blocks:
-            return nudge(reply)
+            return nudge(reply, message.content)
         outcomes: list[Outcome] = []
         for index, block in enumerate(reply.blocks):
             outcome = await _Turn(self, conversation, message.turn, index, block).outcome()
@@ -92,7 +93,7 @@ class _Turn:
     def __init__(
         self, agent: ExecutorAgent, conversation: Conversation, turn: int, index: int, block: CodeBlock
     ) -> None:
-        self._gate, self._executor = agent.gate, agent.executor
+        self._gate, self._executor, self._author = agent.gate, agent.executor, agent.author
         self._conversation, self._log = conversation, conversation.log
         self._turn, self._index, self._block = turn, index, block
         self._notes: list[str] = []
@@ -107,6 +108,9 @@ class _Turn:
             if self._block.filename is not None:
                 # Also checked by executors; here it holds for third-party ones, and before anybody is asked.
                 workspace_path(self._block.filename)
+            doubt = self._doubt()
+            if doubt is not None:
+                return self._refuse(doubt)
             answer = await self._gate.decide(self._block, self._turn, self._index, self._conversation)
             if answer.decision == "answer":
                 return Answered(self._block, answer.text)
@@ -117,6 +121,14 @@ class _Turn:
             return await self._run()
         except (UnsafePath, UnknownLanguage, FileTooLarge) as error:
             return self._refuse(str(error))
+
+    def _doubt(self) -> str | None:
+        """Return why the block is asked back: what it holds cannot be meant so, and was not sent before."""
+        doubt = doubt_about(self._block)
+        if doubt is None:
+            return None
+        sent = (message for message in self._conversation if message.sender == self._author)
+        return None if any(doubt[0] in each.content for each in sent if each.turn < self._turn) else doubt[1]
 
     def _earlier(self) -> Outcome | None:
         """Return what came of the block before the run was interrupted in this turn, if it came to an end."""

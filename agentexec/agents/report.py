@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from agentexec.agents.pictures import Gallery
 from agentexec.markdown import FINAL_ANSWER, QUOTE_CHARS, Reply, quote, visible
+from agentexec.unclear import hints
 from sandboxes.types import CodeBlock, Result, WorkspaceFile
 
 LISTED_FILES = 50
@@ -81,11 +82,17 @@ def report(
     return "\n\n".join(parts)
 
 
-def nudge(reply: Reply) -> str:
-    """Return what to say to a coder's message that holds neither code to run nor a final answer."""
+def nudge(reply: Reply, text: str = "") -> str:
+    """Return what to say to a coder's message that holds neither code to run nor a final answer.
+
+    Args:
+        reply: What was read in the message.
+        text: The message, for what it seems to mean.
+    """
     return "\n\n".join(
         [
             *_remarks(reply),
+            *hints(text, reply),
             "Nothing was run: your message held no complete block of runnable code and no final answer. "
             "Either write code in a fence that names its language, such as ```python, or, if the task is "
             f"done, end with a line that starts with {FINAL_ANSWER}",
