@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 
-from tests.bench import commands, containers, kernels, loop_bench, sandbox
+from tests.bench import commands, containers, kept, kernels, loop_bench, sandbox
 from tests.bench.measure import Row, table
 
 
@@ -20,7 +20,14 @@ def main() -> int:
     machine = f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
     print(f"{machine}; medians; load {os.getloadavg()[0]:.1f}\n", flush=True)
     rows: list[Row] = []
-    for measure in (*sandbox.MEASURES, *commands.MEASURES, loop_overhead, *containers.MEASURES, *kernels.MEASURES):
+    for measure in (
+        *sandbox.MEASURES,
+        *commands.MEASURES,
+        loop_overhead,
+        *containers.MEASURES,
+        *kernels.MEASURES,
+        *kept.MEASURES,
+    ):
         if options.only in measure.__name__:
             found = measure()
             rows += asyncio.run(found) if asyncio.iscoroutine(found) else found

@@ -17,6 +17,11 @@ def _run(*arguments: str) -> None:
     subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=environment)
 
 
+def wall_ms(*arguments: str) -> float:
+    """Return the median milliseconds of an `agentexec` command."""
+    return median_ms(lambda: _run("-m", "agentexec", *arguments), 7)
+
+
 def import_time() -> list[Row]:
     """`import agentexec` over a bare interpreter."""
     bare = median_ms(lambda: _run("-c", "pass"), 15)

@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import Any
 
 from agentexec.events import Event, RunStarted
 from agentexec.models.base import CallOptions, ChatMessage, Completion, Model, OnRetry, OnText, Usage
@@ -46,7 +47,7 @@ class InstantModel(Model):
         return Completion(text, usage=_USAGE, cost=_COST, model="instant-1")
 
 
-async def _seconds(turns: int, *, review: bool) -> float:
+async def _seconds(turns: int, *, review: bool, **options: Any) -> float:
     # From the first event: reading prompts and finding the executor is not part of a turn.
     began = 0.0
 
@@ -62,18 +63,26 @@ async def _seconds(turns: int, *, review: bool) -> float:
         review=review,
         max_turns=turns,
         on_event=on_event,
+        **options,
     )
     assert (result.turns, result.stop_reason) == (turns, "max_turns")
     return time.perf_counter() - began
 
 
-def loop_overhead_ms(turns: int, *, review: bool = True, rounds: int = 5) -> float:
-    """Return the median milliseconds per turn of runs of `turns` turns, the result included."""
-    asyncio.run(_seconds(20, review=review))
+def loop_overhead_ms(turns: int, *, review: bool = True, rounds: int = 5, **options: Any) -> float:
+    """Return the median milliseconds per turn of runs of `turns` turns, the result included.
+
+    Args:
+        turns: How many.
+        review: Whether there is a reviewer.
+        rounds: How many runs.
+        options: Further arguments of `solve`.
+    """
+    asyncio.run(_seconds(20, review=review, **options))
     figures = []
     for _ in range(rounds):
         gc.collect()
-        figures.append(asyncio.run(_seconds(turns, review=review)) * 1000 / turns)
+        figures.append(asyncio.run(_seconds(turns, review=review, **options)) * 1000 / turns)
     return statistics.median(figures)
 
 

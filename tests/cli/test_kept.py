@@ -8,6 +8,7 @@ import random
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -368,6 +369,23 @@ def test_what_a_killed_run_had_shown_is_stored(kept: Cli) -> None:
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
     with store_of(kept) as store:
         assert any(isinstance(event, RunResumed) for event in store.events(run_id))
+
+
+def test_the_example_runs(tmp_path: Path) -> None:
+    program = Path(__file__).parents[2] / "examples/kept_runs.py"
+    done = subprocess.run(
+        [sys.executable, program],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\nThe sum is 60.\n") >= 2
+    assert "interrupted" in done.stdout
+    assert done.stdout.endswith("wrote run.ipynb run.md\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_old_runs_are_cleaned_away(kept: Cli) -> None:
