@@ -31,6 +31,11 @@ NPROC_PER_NAMESPACE = (5, 14)
 """Since Linux 5.14, RLIMIT_NPROC counts within the user namespace; before, all that the user has anywhere."""
 
 
+NO_KERNELS = (
+    "a kernel needs sockets of its own, which isolation='landlock' does not give: install bubblewrap "
+    "(isolation='bwrap'), or use 'jupyter+docker'"
+)
+
 LAUNCH_TIMEOUT = 10.0
 """Seconds for bwrap to make its namespaces."""
 
@@ -119,6 +124,8 @@ class LocalSandbox(Sandbox):
 
     async def _prepare_landlock(self) -> None:
         landlock.require(self._interpreter, self.workspace)
+        if self._shared is not None:  # asked for while there was hope for bwrap
+            raise SandboxUnavailable(f"{NO_KERNELS} ({self._why})")
         if self._temporary is None:
             self._temporary = await asyncio.to_thread(ThrowawayDirectory)
         else:
@@ -189,17 +196,16 @@ class LocalSandbox(Sandbox):
         if self._temporary is None or self._limits is None:
             return {}
         temporary = str(self._temporary.path)
-        shared = [] if self._shared is None else [str(self._shared.path)]
         return {
             "seccomp": landlock.runner_filter(),
-            "landlock": landlock.confinement(
-                self._interpreter, [str(self.workspace), temporary, *shared], self._limits
-            ),
+            "landlock": landlock.confinement(self._interpreter, [str(self.workspace), temporary], self._limits),
             "scratch": [temporary],
-            "counted": [temporary, *shared],
+            "counted": [temporary],
         }
 
     def share(self) -> tuple[Path, str]:
+        if self._tier == "landlock":
+            raise SandboxUnavailable(f"{NO_KERNELS} ({self._why})")
         if self._shared is None:
             self._shared = ThrowawayDirectory()
         return self._shared.path, bwrap.SHARED if self._tier == "bwrap" else str(self._shared.path)

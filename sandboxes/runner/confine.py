@@ -31,7 +31,6 @@ BIND_TCP, CONNECT_TCP = 1, 2
 ABSTRACT_SOCKETS, SIGNALS = 1, 2
 NETWORK_ABI, SCOPE_ABI = 4, 6
 
-PR_SET_NO_NEW_PRIVS = 38
 PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24
 PR_SET_SECUREBITS, NOROOT = 28, 0x2F
 CAPABILITY_VERSION = 0x20080522
@@ -89,7 +88,7 @@ def restrict(ruleset: int) -> None:
 
 def drop_privileges() -> None:
     """Give up all capabilities, also for programs that would get some; only root has any."""
-    linux.prctl(PR_SET_NO_NEW_PRIVS, 1)
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     if os.geteuid() == 0:
         try:
             linux.prctl(PR_SET_SECUREBITS, NOROOT)

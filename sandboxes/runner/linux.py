@@ -18,6 +18,7 @@ PR_SET_DUMPABLE = 4
 PR_SET_SECCOMP = 22
 SECCOMP_MODE_FILTER = 2
 PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
 
 
 def prctl(option: int, value: int) -> None:
@@ -48,8 +49,9 @@ def filter_calls(program: bytes) -> None:
     """Put a seccomp filter, an array of `struct sock_filter`, on this process and all it will ever fork.
 
     Raises:
-        OSError: the kernel refused; without "no new privileges", for one.
+        OSError: the kernel refused.
     """
+    prctl(PR_SET_NO_NEW_PRIVS, 1)  # without it, only root may
     if LIBC.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(FilterProgram.of(program)), 0, 0) != 0:
         error = ctypes.get_errno()
         raise OSError(error, "prctl(PR_SET_SECCOMP): %s" % os.strerror(error))

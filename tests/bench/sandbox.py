@@ -95,6 +95,33 @@ async def cold_start() -> list[Row]:
     ]
 
 
+TIERS = ("none", "landlock", "bwrap")
+
+
+async def isolation_costs() -> list[Row]:
+    """What isolation costs beside none at all, on a cold start and on a warm block, in turns."""
+    cold: dict[str, list[float]] = {tier: [] for tier in TIERS}
+    warm: dict[str, list[float]] = {tier: [] for tier in TIERS}
+    for _ in range(15):
+        for tier in TIERS:
+            start = time.perf_counter()
+            executor = open_executor("local", isolation=tier)
+            await executor.start()
+            await executor.run(CodeBlock("print(1)"))
+            cold[tier].append((time.perf_counter() - start) * 1e3)
+            for _ in range(20):
+                await asyncio.sleep(0.01)
+                warm[tier].append((await timed(executor, "print(1)"))[0])
+            await executor.close()
+    first, block = ({tier: statistics.median(times[tier]) for tier in TIERS} for times in (cold, warm))
+    rows = []
+    for tier in TIERS[1:]:
+        name = f"{tier} over none: cold start"
+        rows.append(Row(name, first[tier] - first["none"], "ms", most=15))
+        rows.append(Row("  warm print(1), beside none", block[tier], "ms", block["none"], ratio=1.1))
+    return rows
+
+
 async def blocks_per_second(spec: str) -> float:
     """Return the median rate of 200 blocks over 8 executors."""
     executors = [open_executor(spec) for _ in range(8)]
@@ -210,4 +237,4 @@ def _held(pid: int) -> int:
     return fields["Pss_Anon"] + fields["Private_Clean"]
 
 
-MEASURES = (warm_block, preloaded, cold_start, throughput, flood, output_delay, idle_memory)
+MEASURES = (warm_block, preloaded, cold_start, isolation_costs, throughput, flood, output_delay, idle_memory)

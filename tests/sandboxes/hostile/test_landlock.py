@@ -15,7 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from sandboxes import CodeBlock, Limits, LocalSandbox, SandboxStartError, SandboxUnavailable, ScriptExecutor
+from sandboxes import (
+    CodeBlock,
+    Limits,
+    LocalSandbox,
+    SandboxStartError,
+    SandboxUnavailable,
+    ScriptExecutor,
+    open_executor,
+)
 from sandboxes.isolation import landlock
 from sandboxes.isolation.interpreter import find_interpreter
 from tests.sandboxes.backends import LANDLOCK, Backend, require_engine
@@ -356,6 +364,11 @@ async def test_workspace_around_the_interpreter_is_refused() -> None:
     with pytest.raises(SandboxUnavailable, match="cannot keep a part of it read-only"):
         async with ScriptExecutor(LocalSandbox(isolation="landlock", workspace=prefix)):
             pass
+
+
+async def test_kernel_is_refused_with_what_to_use() -> None:
+    with pytest.raises(SandboxUnavailable, match=r"install bubblewrap.*jupyter\+docker"):
+        open_executor("jupyter", isolation="landlock")
 
 
 async def test_without_landlock_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
