@@ -210,12 +210,14 @@ class Objects:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write a small file that only its owner may read, as a whole or not at all."""
+    """Write a file that only its owner may read, as a whole or not at all; there may be none for a moment."""
     new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
             file.write(text)
-        os.replace(new, path)
+        # Not over the old one: ext4 then writes the new one's bytes to the disk at once, and we wait for it.
+        path.unlink(missing_ok=True)
+        os.rename(new, path)
     except OSError:
         new.unlink(missing_ok=True)
         raise

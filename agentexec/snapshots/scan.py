@@ -59,7 +59,7 @@ class StatCache:
             return cls()
 
     def save(self, path: Path) -> None:
-        """Write it, as a whole or not at all."""
+        """Write it. After a loss of power there may be none."""
         data = {"generation": self.generation, "entries": self._entries}
         replace_file(path, json.dumps(data, separators=(",", ":")))
 
