@@ -229,6 +229,16 @@ def solve(
     ] = None,
     store: o.StoreDirectory = None,
     no_store: Annotated[bool, typer.Option("--no-store", help="Keep nothing of the run.")] = False,
+    best_of: Annotated[
+        int | None, typer.Option("--best-of", metavar="N", help="Solve it N times side by side; keep the best.")
+    ] = None,
+    check: Annotated[
+        str | None,
+        typer.Option("--check", metavar="CMD", help="Runs in each one's sandbox: status 0 passes; last line: score."),
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option("--target", metavar="SCORE", help="Stop all when one scores so much [1].")
+    ] = None,
     json: o.Json = False,
 ) -> None:
     """Let a team of agents solve a task by writing and running code.
@@ -270,6 +280,10 @@ def solve(
         "store": store,
     }
     request = Request(task, tuple(file or ()), o.workspace_directory(workspace), record, json, keep=not no_store)
+    if best_of is not None or check is not None or target is not None:
+        from agentexec.cli.best import best_command, read_contest
+
+        raise typer.Exit(best_command(request, flags, read_contest(best_of, check, target)))
     raise typer.Exit(solve_command(request, flags))
 
 

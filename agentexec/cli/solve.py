@@ -57,7 +57,7 @@ def solve_command(request: Request, flags: Mapping[str, Any]) -> int:
         settings = load_settings(flags, workspace=request.workspace)
     except SettingsError as error:
         fail(str(error), USAGE)
-    _check_task(request.task)
+    check_task(request.task)
     asks = "--review-plan" if settings.review_plan else f"--approve {settings.approve}"
     if (settings.review_plan or settings.approve != "never") and not request.keep and not sys.stdin.isatty():
         fail(f"{asks} with --no-store asks on the terminal, and standard input is none", USAGE)
@@ -130,7 +130,8 @@ def kept_settings(settings: Settings, files: tuple[str, ...] = ()) -> dict[str, 
     return {**values, "files": [str(Path(file).absolute()) for file in files]}
 
 
-def _check_task(task: str) -> None:
+def check_task(task: str) -> None:
+    """End the command where the task is none."""
     if not task.strip():
         fail("the task is empty; say in plain words what to do", USAGE)
     try:

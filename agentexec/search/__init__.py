@@ -178,6 +178,7 @@ async def tree_search(
         raise ValueError("run= is the id of a run in a store: say in which, with store=")
     past: tuple[Event, ...] = ()
     if run is not None and store is not None:
+        run = store.find(run).run_id
         past = past_of(store, run, at)
         first = past[0]
         task = first.task if isinstance(first, RunStarted) and task is None else task

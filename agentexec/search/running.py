@@ -23,6 +23,7 @@ from agentexec.snapshots import SnapshotStore
 from agentexec.solving import solve
 from agentexec.stops import AnyStop, ExternalStop, MaxCost, MaxTokens
 from agentexec.store import Store
+from agentexec.workspaces import last_saved, snapshots_of
 from sandboxes.errors import SandboxError
 from sandboxes.executor import Executor
 from sandboxes.registry import open_executor
@@ -35,15 +36,14 @@ MakeExecutor = Callable[[Path | None], Executor]
 
 def past_of(store: Store, run: str, at: int | None) -> tuple[Event, ...]:
     """Return the events of a stored run up to the end of a turn; None is its end."""
-    run_id = store.find(run).run_id
-    events = store.events(run_id)
-    return tuple(events if at is None else events[: store.position_after(run_id, at)])
+    events = store.events(run)
+    return tuple(events if at is None else events[: store.position_after(run, at)])
 
 
 def stored_state(store: Store, past: Iterable[Event]) -> tuple[str, SnapshotStore] | None:
     """Return the workspace of a stored run as it was at the end of `past`, if it was kept."""
-    saved = [snapshot for event in past if isinstance(snapshot := getattr(event, "snapshot", None), str)]
-    return (saved[-1], SnapshotStore(store.directory / "snapshots")) if saved else None
+    snapshot = last_saved(past)
+    return None if snapshot is None else (snapshot, snapshots_of(store))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,8 @@ class Search:
         if (further := options.pop("stop", None)) is not None:
             stop = stop | further
         if node.events:
-            options["resume"] = self._branch(node)
+            run_id, options["resume"] = self._branch(node)
+            self.candidates[number] = replace(self.candidates[number], run_id=run_id)
         if self.store is not None:
             options["store"] = self.store
         if (seconds := self.budget.seconds) is not None:
@@ -220,14 +221,16 @@ class Search:
             **options,
         )
 
-    def _branch(self, node: Node) -> str | tuple[Event, ...]:
-        """Return what a branch resumes: the id of one in the store, or events with an id of its own."""
+    def _branch(self, node: Node) -> tuple[str, str | tuple[Event, ...]]:
+        """Return the id of a new branch, and what it resumes: that id in the store, or events that bear it."""
         if self.store is not None:
-            return self.store.branch(node.run_id, node.at)
+            run_id = self.store.branch(node.run_id, node.at)
+            return run_id, run_id
         first = node.events[0]
         if not isinstance(first, RunStarted):
             raise ValueError("a branch begins with the beginning of a run")
-        return first.model_copy(update={"run_id": new_run_id()}), *node.events[1:]
+        run_id = new_run_id()
+        return run_id, (first.model_copy(update={"run_id": run_id}), *node.events[1:])
 
     def _heard(self, number: int, event: Event) -> None:
         if isinstance(event, ModelCalled):
@@ -242,7 +245,9 @@ class Search:
             self.on_event(number, event)
 
     async def _judge(self, number: int, result: SolveResult, executor: Executor) -> None:
-        candidate = replace(self.candidates[number], result=result, run_id=result.run_id, error="")
+        # A branch shares its beginning, and so the id that is told there, with the run that it left.
+        run_id = self.candidates[number].run_id or result.run_id
+        candidate = replace(self.candidates[number], result=result, run_id=run_id, error="")
         if result.status not in ("solved", "not_solved"):
             self.candidates[number] = replace(candidate, error=f"{result.status}: {result.message}")
             return

@@ -18,6 +18,8 @@ from agentexec.models.base import ChatMessage, Completion, Model
 from agentexec.models.openai import OpenAIModel
 from agentexec.result import SolveResult
 from agentexec.search import Score, SearchResult, best_of, check_command, tree_search
+from agentexec.solving import solve
+from agentexec.store import Store
 from sandboxes.executor import Executor
 from tests.agentexec.doubles import COST, ScriptedModel, role_of, run
 from tests.openai_server import OpenAIServer, Said
@@ -315,3 +317,36 @@ async def test_tree_search_ends_at_its_depth(tmp_path: Path) -> None:
     assert (found.stop_reason, found.best) == ("exhausted", None)
     assert len(found.candidates) == 6
     assert (tmp_path / "work/n").read_text() == "0"
+
+
+@pytest.mark.parametrize("at", [None, 2])
+async def test_candidates_branch_off_a_stored_run(tmp_path: Path, at: int | None) -> None:
+    (tmp_path / "work").mkdir()
+    first = scripted(run("open('log', 'a').write('a')"), run("open('log', 'a').write('b')"), *["Well."] * 9)
+    with Store(tmp_path / "store") as store:
+        begun = await solve("Write.", model=first, workspace=tmp_path / "work", store=store, max_turns=4, **ONE_AGENT)
+        assert (begun.status, begun.turns) == ("not_solved", 4)
+        (tmp_path / "other").mkdir()
+        used = [scripted(run(f"open('log', 'a').write('{name}')"), "FINAL ANSWER: 1") for name in "xy"]
+        found = await best_of(
+            2,
+            model=used,
+            score=check_command("cat log; grep -q y log"),
+            workspace=tmp_path / "other",
+            store=store,
+            run=begun.run_id[:-1],
+            at=at,
+            target=2,
+            **ONE_AGENT,
+        )
+        assert found.best is not None, found
+        assert found.best.number == 2
+        # the conversation and the workspace as they were at that turn
+        assert (tmp_path / "other/log").read_text() == ("ay" if at else "aby")
+        assert (tmp_path / "work/log").read_text() == "ab"
+        ids = {each.run_id for each in found.candidates}
+        assert len(ids) == 2
+        assert begun.run_id not in ids
+        assert {summary.run_id for summary in store.runs()} == ids | {begun.run_id}
+        told = [role for role, _ in used[1].calls]
+        assert told == ["coder", "coder"]
