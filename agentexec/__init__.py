@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from agentexec.agents import ExecutorAgent, HumanAgent, ModelAgent, PlanReview
+    from agentexec.context import Context
     from agentexec.conversation import Agent, Conversation, NextSpeaker, converse
     from agentexec.errors import AgentexecError, ModelError, SettingsError, SnapshotError, Suspended
     from agentexec.events import Answer, AnyEvent, Event, Message, Question
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from agentexec.models.base import ChatMessage, Completion, Model, Usage
     from agentexec.parts import Parts
     from agentexec.plan import Plan
-    from agentexec.result import BlockRecord, SolveResult
+    from agentexec.result import AgentUsage, BlockRecord, SolveResult
     from agentexec.risks import risks_of
     from agentexec.search import Candidate, Score, SearchResult, best_of, check_command, tree_search
     from agentexec.snapshots.store import Snapshot, SnapshotStore
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ASK",
     "Agent",
+    "AgentUsage",
     "AgentexecError",
     "Answer",
     "AnyEvent",
@@ -77,6 +79,7 @@ __all__ = [
     "Completion",
     "Concurrent",
     "ConsecutiveFailures",
+    "Context",
     "Conversation",
     "Deadline",
     "Edge",
@@ -150,6 +153,7 @@ __all__ = [
 # asyncio and pydantic alone take most of the 150 ms that `import agentexec` may cost. No module may have the
 # name of an export (hence `solving`): importing it would put the module in the export's place.
 _HOMES = {
+    "context": ("Context",),
     "agents": ("ExecutorAgent", "HumanAgent", "ModelAgent", "PlanReview"),
     "conversation": ("Agent", "Conversation", "NextSpeaker", "converse"),
     "errors": ("AgentexecError", "ModelError", "SettingsError", "SnapshotError", "Suspended"),
@@ -160,7 +164,7 @@ _HOMES = {
     "models.base": ("ChatMessage", "Completion", "Model", "Usage"),
     "parts": ("Parts",),
     "plan": ("Plan",),
-    "result": ("BlockRecord", "SolveResult"),
+    "result": ("AgentUsage", "BlockRecord", "SolveResult"),
     "risks": ("risks_of",),
     "search": ("Candidate", "Score", "SearchResult", "best_of", "check_command", "tree_search"),
     "snapshots.store": ("Snapshot", "SnapshotStore"),

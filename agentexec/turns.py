@@ -6,16 +6,16 @@ Each returns a `NextSpeaker`; all it goes by is in the conversation, so a run th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from agentexec.agents.base import ModelAgent
+from agentexec.agents.base import ModelAgent, Shape
 from agentexec.agents.report import all_failed
 from agentexec.agents.reviewer import read_review
 from agentexec.conversation import TASK, Agent, Conversation, NextSpeaker
 from agentexec.markdown import handed_to, read_reply
-from agentexec.models.base import Model
+from agentexec.models.base import Model, ReplyFormat
 
 Condition = Callable[[Conversation], bool]
 """A condition on a conversation."""
@@ -172,7 +172,8 @@ def selector(
             raise ValueError(f"transitions name {other!r}, which is none of {sorted(named)}")
     listed = "\n".join(f"- {agent.name}: {getattr(agent, 'description', '') or 'an agent'}" for agent in agents)
     rules = "".join(f"\nAfter {source} speaks: {' or '.join(targets)}." for source, targets in allowed.items())
-    chooser = ModelAgent(name, model, prompt.format(name=name, agents=listed, rules=rules and rules + "\n"))
+    system = prompt.format(name=name, agents=listed, rules=rules and rules + "\n")
+    chooser = ModelAgent(name, model, system, shape=_choice(named))
 
     async def choose(conversation: Conversation, candidates: Sequence[str]) -> Agent:
         note = f"Who speaks next: {', '.join(candidates)}?"
@@ -203,6 +204,13 @@ def selector(
         return named[candidates[0]] if len(candidates) == 1 else choose(conversation, candidates)
 
     return next_speaker  # type: ignore[return-value]
+
+
+def _choice(names: Iterable[str]) -> Shape:
+    """Return how a choice is asked for as JSON, where the server can hold a model to it."""
+    one = {"type": "string", "enum": list(names)}
+    schema = {"type": "object", "properties": {"next": one}, "required": ["next"], "additionalProperties": False}
+    return Shape(ReplyFormat("choice", schema), lambda choice: str(choice["next"]))
 
 
 def solve_cycle(

@@ -13,6 +13,7 @@ import agentexec
 EXPORTS = [
     "ASK",
     "Agent",
+    "AgentUsage",
     "AgentexecError",
     "Answer",
     "AnyEvent",
@@ -23,6 +24,7 @@ EXPORTS = [
     "Completion",
     "Concurrent",
     "ConsecutiveFailures",
+    "Context",
     "Conversation",
     "Deadline",
     "Edge",

@@ -115,12 +115,16 @@ def agent_named(name: str) -> Agent:
 
 class TestSelector:
     async def test_a_model_chooses_and_its_calls_are_events(self, server: OpenAIServer, model: OpenAIModel) -> None:
-        server.replies = {"selector": ["**cy**", "ann"], "cy": ["Hm."], "ann": ["FINAL ANSWER: 1"]}
+        server.replies = {"selector": ["**cy**", '{"next": "ann"}'], "cy": ["Hm."], "ann": ["FINAL ANSWER: 1"]}
         agents = [speaker(name, model) for name in ("ann", "bob", "cy")]
         agents[1].description = "knows birds"
         log = EventLog()
         assert await talk(Team("t", selector(model, agents)), log=log) == ("task cy ann", None)
         assert [event.agent for event in log if isinstance(event, ModelCalled)] == ["selector", "cy", "selector", "ann"]
+        schemas = [
+            request.get("response_format", {}).get("json_schema", {}).get("schema") for request in server.requests
+        ]
+        assert [schema and "next" in schema["properties"] for schema in schemas] == [True, None, True, None]
         asked = server.requests[0]["messages"]
         assert "- bob: knows birds" in asked[0]["content"]
         assert "Who speaks next: ann, bob, cy?" in asked[-1]["content"]
