@@ -255,7 +255,9 @@ class LocalSandbox(Sandbox):
                 **shared,
                 "network": "shared with this machine" if limits.network else "network namespace",
                 "filesystem": "mount namespace, read-only but for the workspace and /tmp",
-                "system calls": "seccomp filter",
+                "secrets": "nothing is passed on, PID namespace",
+                "other processes": "PID namespace",
+                "system calls": "seccomp filter, no capabilities",
                 "kill": "PID namespace",
             },
         )

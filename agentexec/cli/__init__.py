@@ -122,6 +122,17 @@ def config(context: typer.Context, workspace: o.Workspace = None, json: o.Json =
 
 
 @app.command()
+def doctor(json: o.Json = False) -> None:
+    """Show what really holds code on this machine: each limit of each sandbox is tried.
+
+    Status 1: the default sandbox is not isolated.
+    """
+    from agentexec.cli.doctor import doctor_command
+
+    raise typer.Exit(doctor_command(json=json))
+
+
+@app.command()
 def run(
     file: Annotated[str | None, typer.Argument(metavar="FILE|-", help="Program; - is stdin.")] = None,
     language: Annotated[

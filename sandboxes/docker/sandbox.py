@@ -245,7 +245,9 @@ class DockerSandbox(Sandbox):
                 "output": "runner",
                 "network": f"network {self._options.network or 'bridge'}" if limits.network else "no network",
                 "filesystem": "read-only root; the workspace, /tmp and /var/tmp are writable",
-                "system calls": "Docker's seccomp profile and ours",
+                "secrets": "nothing is passed on, PID namespace",
+                "other processes": "PID namespace",
+                "system calls": "Docker's seccomp profile and ours, no capabilities",
                 "kill": "PID namespace",
             },
         )

@@ -92,6 +92,11 @@ class MemoryGroup:
         """Return the group whose files were handed over, or None if it has no memory controller."""
         return cls(files) if {"events", "usage", "kinds"} <= set(files) else None
 
+    @property
+    def tables_apart(self) -> bool:
+        """Whether page tables are not in `used`: see `_charged`."""
+        return "kernel" in self._files
+
     def settle(self) -> None:
         """What is used now is the runner's own."""
         self._own = self._charged()

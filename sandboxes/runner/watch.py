@@ -137,6 +137,22 @@ class Watch:
         limit = self._limits["memory"]
         if self.was_short_of_memory():
             return "memory", "more memory was asked for than there is; the limit is %s" % megabytes(limit)
+        if self._group is not None:  # whose sum is exact, however many share a page, and has the kernel's in it
+            used = self._group.used() + (page_tables(tree, limit // 4) if self._group.tables_apart else 0)
+        else:
+            counted = self._count_memory(tree, limit)
+            if counted is None:
+                self._again_in(SHORTEST)
+                return None
+            used = counted
+        self.peak_memory = max(self.peak_memory, used)
+        self._again_in((limit - used) / (FILL_RATE * CORES))
+        if used <= limit:
+            return None
+        return "memory", "used %s of memory; the limit is %s" % (megabytes(used), megabytes(limit))
+
+    def _count_memory(self, tree: Dict[int, List[str]], limit: int) -> Optional[int]:
+        """Return bytes that the tree holds, by a look at it, or None if that takes longer than one sample may."""
         tree = without_vforked(tree)
         used = PAGE * sum(int(stat[RESIDENT]) for stat in tree.values())
         tables = page_tables(tree, limit // 4)
@@ -147,17 +163,9 @@ class Watch:
             # nobody maps; so before anybody is killed, look exactly.
             exact = self._exact_memory(tree, used, unseen)
             if exact is None:
-                self._again_in(SHORTEST)
                 return None
             used = exact
-        used += tables + files
-        if self._group is not None:  # which sees what the kernel keeps for the block, too
-            used = max(used, self._group.used())
-        self.peak_memory = max(self.peak_memory, used)
-        self._again_in((limit - used) / (FILL_RATE * CORES))
-        if used <= limit:
-            return None
-        return "memory", "used %s of memory; the limit is %s" % (megabytes(used), megabytes(limit))
+        return used + tables + files
 
     def _exact_memory(self, tree: Dict[int, List[str]], most: int, unseen: int) -> Optional[int]:
         """Return bytes of the tree without its files, or None if that takes longer than one sample may.
