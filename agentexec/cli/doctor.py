@@ -44,7 +44,11 @@ def render(diagnosis: Diagnosis, *, colour: bool) -> str:
     """Return a diagnosis as text for people."""
     width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns) if colour else WIDTH
     console = Console(
-        file=io.StringIO(), width=max(width, 60), force_terminal=colour, no_color=not colour, highlight=False
+        file=io.StringIO(),
+        width=max(width, 60),
+        force_terminal=colour,
+        color_system="standard" if colour and "NO_COLOR" not in os.environ else None,
+        highlight=False,
     )
     machine = diagnosis.machine
     place = "".join(

@@ -12,19 +12,19 @@ from typing import Any
 
 from sandboxes.doctor.canaries import VARIABLE, Canaries
 from sandboxes.doctor.machine import advice, look_at_machine
-from sandboxes.doctor.probes import BRIEF, KILL, LIMITS, PROBES, STILL_THERE, TIME_PROBES, Probe
+from sandboxes.doctor.probes import KILL, LIMITS, PROBES, STILL_THERE, TIME_PROBES, TIMES, Probe
 from sandboxes.doctor.report import BackendReport, Diagnosis, Finding
 from sandboxes.errors import SandboxError
 from sandboxes.executor import Executor
 from sandboxes.registry import open_executor
 from sandboxes.types import CodeBlock, Isolation, Limits, Result
 
-BACKEND_TIMEOUT = 60.0
+BACKEND_TIMEOUT = 150.0
 """Seconds for one backend; far more than it takes on a slow machine."""
 END_TIMEOUT = 1.0
 """Seconds for what was left behind to be gone."""
 ATTEMPTS = 4
-"""How often a probe is repeated that the machine had no time for."""
+"""How often a probe is repeated that something else has ended."""
 MECHANISM: Mapping[str, Sequence[str]] = {
     "kernel memory": ("memory",),
     "privileges": ("system calls",),
@@ -107,12 +107,12 @@ async def _examine(candidate: Candidate, heavy: asyncio.Lock) -> BackendReport:
         async with asyncio.timeout(BACKEND_TIMEOUT):
             with await asyncio.to_thread(Canaries) as canaries, _in_environment(canaries):
                 tier, findings = await Examination(candidate, canaries, heavy).run()
-    except (SandboxError, ValueError, OSError, ImportError) as error:
-        return BackendReport(name=candidate.name, available=False, reason=str(error) or repr(error))
     except TimeoutError:
         return BackendReport(
             name=candidate.name, available=False, reason=f"did not come to an end within {BACKEND_TIMEOUT:g} s"
         )
+    except (SandboxError, ValueError, OSError, ImportError) as error:
+        return BackendReport(name=candidate.name, available=False, reason=str(error) or repr(error))
     return BackendReport(
         name=candidate.name,
         available=True,
@@ -170,8 +170,11 @@ class Examination:
         return isolation.tier, [*times, *findings, kill, following]
 
     async def _times(self) -> list[Finding]:
-        async with self._candidate.open(BRIEF) as executor:
-            return [await self._try(executor, probe, executor.isolation) for probe in TIME_PROBES]
+        findings = []
+        for probe in TIME_PROBES:
+            async with self._candidate.open(TIMES[probe.aspect]) as executor:
+                findings.append(await self._try(executor, probe, executor.isolation))
+        return findings
 
     async def _try(self, executor: Executor, probe: Probe, isolation: Isolation) -> Finding:
         if probe.heavy:
@@ -180,7 +183,7 @@ class Examination:
         else:
             result = await self._run(executor, probe)
             for _ in range(ATTEMPTS):
-                if not probe.starved(result):
+                if not probe.disturbed(result):
                     break
                 result = await self._run(executor, probe)
         held, evidence = probe.judge(result, self._canaries)

@@ -24,9 +24,11 @@ from sandboxes.runner.linux import stat_fields
 from sandboxes.types import Limits
 
 PREFIX = "agentexec."
-HEADROOM, PRELOADED = 64 << 20, 512 << 20
-"""Bytes of a group for the runner, and for what it may have preloaded: the watcher knows how much that is and gives the
-block all of its limit; the group is there for what is faster than the watcher."""
+HEADROOM = 64 << 20
+"""Bytes of a group beyond what the runner has and the block may have: the watcher gives the block all of its limit, and
+the group is there for what is faster than the watcher."""
+COMING_UP = 4 << 30
+"""Bytes for a runner that comes up, preloads included; then `settle` knows how many it has."""
 KILL_TIME = 2.0
 """Seconds for the members of a group to die."""
 
@@ -62,6 +64,7 @@ class ControlGroup:
         self._version = version
         self._directories = dict(directories)
         self.controllers = frozenset(directories)
+        self._memory = 0
 
     @classmethod
     def create(cls, place: Place, limits: Limits, *, preload: bool = False) -> Self:
@@ -93,7 +96,7 @@ class ControlGroup:
         return group
 
     def _limit(self, limits: Limits, preload: bool) -> None:
-        memory = limits.memory + HEADROOM + (PRELOADED if preload else 0)
+        self._memory = limits.memory
         # The runner is in it too, with the threads that preloaded libraries may start.
         processes = limits.processes + 1 + (os.cpu_count() or 1 if preload else 0)
         if PIDS in self._directories:
@@ -101,13 +104,29 @@ class ControlGroup:
         if MEMORY not in self._directories:
             return
         if self._version == 2:
-            self._write(MEMORY, "memory.max", memory)
+            self._write(MEMORY, "memory.max", limits.memory + COMING_UP)
             self._write(MEMORY, "memory.swap.max", 0, optional=True)  # not there without swap accounting
             return
-        self._write(MEMORY, "memory.limit_in_bytes", memory)
-        self._write(MEMORY, "memory.memsw.limit_in_bytes", memory, optional=True)
+        self._write(MEMORY, "memory.limit_in_bytes", limits.memory + COMING_UP)
         self._write(MEMORY, "memory.swappiness", 0, optional=True)
         self._write(MEMORY, "memory.kmem.tcp.limit_in_bytes", limits.memory, optional=True)  # which also counts them
+
+    def settle(self) -> None:
+        """All that is in the group is the runner's own; from here on, the group holds so much more."""
+        if MEMORY not in self._directories:
+            return
+        usage, limit = (
+            ("memory.current", "memory.max")
+            if self._version == 2
+            else (
+                "memory.usage_in_bytes",
+                "memory.limit_in_bytes",
+            )
+        )
+        own = int((self._directories[MEMORY] / usage).read_text())
+        self._write(MEMORY, limit, own + self._memory + HEADROOM)
+        if self._version == 1:
+            self._write(MEMORY, "memory.memsw.limit_in_bytes", own + self._memory + HEADROOM, optional=True)
 
     def _write(self, controller: str, name: str, value: int, *, optional: bool = False) -> None:
         path = self._directories[controller] / name

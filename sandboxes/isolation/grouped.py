@@ -65,6 +65,10 @@ class GroupedStream(ProcessStream):
         finally:
             close_all(files)
 
+    def ready(self) -> None:
+        if self.group is not None:
+            self.group.settle()
+
     def sweep(self) -> None:
         super().sweep()
         if self.group is not None:

@@ -81,7 +81,10 @@ def test_own_group_is_divided_if_nobody_else_is_in_it(tmp_path: Path) -> None:
     # On plain files, each process that is moved overwrites the one before.
     assert (leaf / "cgroup.procs").read_text() == str(child.pid)
     assert (scope / "cgroup.subtree_control").read_text() == "+memory +pids"
-    assert (made / "memory.max").read_text() == str((100 << 20) + HEADROOM)
+    (made / "memory.current").write_text("5000\n")
+    group.settle()
+    assert (made / "memory.max").read_text() == str((100 << 20) + HEADROOM + 5000)
+    (made / "memory.current").unlink()
     assert (made / "pids.max").read_text() == "8"
     assert set(group.open_files()) == set()  # a kernel would have made them
     for name, content in (("memory.events", "oom_kill 3\n"), ("memory.current", "1\n"), ("cpu.stat", "usage_usec 5\n")):
@@ -158,6 +161,10 @@ class TestRealGroup:
             assert made
             for path in made:
                 assert str(local_runner(executor)) in (path / "cgroup.procs").read_text().split()
+                for name in ("memory.limit_in_bytes", "memory.max"):
+                    if (path / name).exists():
+                        most = int((path / name).read_text())
+                        assert HEADROOM < most - executor.limits.memory < HEADROOM + (32 << 20)
         assert set(own_groups()) == before
 
     async def test_says_so(self, isolation: str) -> None:
