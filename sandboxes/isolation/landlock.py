@@ -113,6 +113,7 @@ def mechanisms(limits: Limits) -> dict[str, str]:
             "how large it is"
         ),
         "other processes": f"signals by {signals}, memory by Landlock; not hidden: ids, names and arguments",
+        "secrets": "nothing is passed on, memory by Landlock",
         "system calls": "seccomp filter",
         "kill": "subreaper, process tree walk with forks held by a seccomp filter",
     }

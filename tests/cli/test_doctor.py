@@ -106,7 +106,8 @@ def test_status_is_1_if_the_default_is_not_isolated(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spec", ["local", "docker"])
 def test_every_mechanism_stands_in_the_readme(spec: str) -> None:
-    mechanisms = open_executor(spec).isolation.mechanisms
+    mechanisms = dict(open_executor(spec).isolation.mechanisms)
+    mechanisms.pop("tier", "")  # says why it was chosen
     assert mechanisms
     words = re.sub(r"\s+", " ", README.replace("`", ""))
     for mechanism in mechanisms.values():
