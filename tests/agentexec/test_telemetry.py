@@ -27,9 +27,11 @@ from agentexec.events import (
     BlockStarted,
     Event,
     MessageAdded,
+    ModelCalled,
     RunFinished,
     RunStarted,
     TraceStarted,
+    TurnStarted,
 )
 from agentexec.log import EventLog
 from agentexec.models.base import ChatMessage, Completion, ModelRetry, OnRetry, OnText, Usage
@@ -447,3 +449,40 @@ def test_it_listens_to_nothing_but_events() -> None:
     assert recorded.named("invoke_workflow solve") == []
     log.append(RunFinished(status="solved", stop_reason="final_answer"))
     assert [span.name for span in recorded.spans] == ["invoke_workflow solve"]
+
+
+def test_agents_of_teams_at_the_same_time_have_the_right_parents(recorded: Recorded) -> None:
+    log = EventLog("r")
+    recorded.tracing.follow(log)
+    log.append(started())
+    log.append(TurnStarted(turn=1, agent="research"))
+    for team in ("left#1", "right#1"):
+        log.append(TurnStarted(turn=2, agent=f"coder of {team}", team=team))
+        log.append(TurnStarted(turn=3, agent=f"helper in {team}", team=f"{team}/deep#2"))
+    for team in ("left#1", "right#1"):  # interleaved: each ends while the other is not over
+        log.append(ModelCalled(agent="coder", model=f"model of {team}", team=f"{team}/deep#2"))
+        log.append(BlockStarted(turn=3 if team == "left#1" else 4, index=0, block=CodeBlock("1"), team=team))
+    for team in ("right#1", "left#1"):
+        block = CodeBlock("1")
+        ok = Result(verdict="ok")
+        log.append(BlockFinished(turn=3 if team == "left#1" else 4, index=0, block=block, result=ok, team=team))
+        for place in (f"{team}/deep#2", team):
+            log.append(MessageAdded.model_validate({"message": {"sender": "x", "content": "t"}, "team": place}))
+    log.append(MessageAdded.model_validate({"message": {"sender": "research", "content": "t"}}))
+    log.append(RunFinished(status="solved", stop_reason="final_answer"))
+    by_id = {span.context.span_id: span for span in recorded.spans if span.context is not None}
+
+    def parent(span: ReadableSpan) -> str:
+        return "" if span.parent is None else by_id[span.parent.span_id].name
+
+    for team in ("left#1", "right#1"):
+        coder, helper = f"invoke_agent coder of {team}", f"invoke_agent helper in {team}"
+        assert parent(recorded.one(coder)) == "invoke_agent research"
+        assert parent(recorded.one(helper)) == coder
+        chat = next(s for s in recorded.named("chat m") if attributes(s)["gen_ai.response.model"] == f"model of {team}")
+        assert parent(chat) == helper
+    assert {parent(tool) for tool in recorded.named("execute_tool python")} == {
+        "invoke_agent coder of left#1",
+        "invoke_agent coder of right#1",
+    }
+    assert len(recorded.spans) == 1 + 1 + 2 + 2 + 2 + 2

@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 
-from tests.bench import commands, containers, kept, kernels, loop_bench, sandbox
+from tests.bench import commands, containers, kept, kernels, loop_bench, sandbox, snapshots, tracing
 from tests.bench.measure import Row, table
 
 
@@ -27,6 +27,8 @@ def main() -> int:
         *containers.MEASURES,
         *kernels.MEASURES,
         *kept.MEASURES,
+        *snapshots.MEASURES,
+        *tracing.MEASURES,
     ):
         if options.only in measure.__name__:
             found = measure()
