@@ -22,6 +22,7 @@ from agentexec.events import (
     RunStarted,
 )
 from agentexec.markdown import quote, visible
+from agentexec.store.codec import UnknownEvent
 from sandboxes.types import CodeBlock, Result
 
 WIDTH = 80
@@ -79,8 +80,8 @@ def _lines(event: Event, width: int, times: bool) -> Iterator[str]:
         yield ""
         yield f"── {event.status.replace('_', ' ')}: {event.stop_reason} ".ljust(width, "─")
         yield from visible(event.answer if event.answer is not None else event.message).split("\n")
-    elif not isinstance(event, RunStarted) and (name := getattr(event, "name", None)):
-        yield f"· {visible(str(name), keep='')} (of a newer version)"
+    elif isinstance(event, UnknownEvent):
+        yield f"· {visible(event.name, keep='')} (of a newer version)"
 
 
 def markdown_of(events: Iterable[Event]) -> str:

@@ -17,10 +17,11 @@ from agentexec.cli.running import Job, run_job, write_answer
 from agentexec.cli.runs import fail_store, opened
 from agentexec.cli.solve import kept_settings, make_workspace, read_files
 from agentexec.errors import RunNotFound, SettingsError, SnapshotError, StoreError
-from agentexec.events import Answer, Event, MessageAdded, RunFinished, RunStarted
+from agentexec.events import Answer, BlockFinished, Event, MessageAdded, RunFinished, RunStarted
 from agentexec.markdown import visible
 from agentexec.settings import Settings, load_settings
 from agentexec.store import Recorder, RunSummary, Store
+from agentexec.store.codec import UnknownEvent
 from agentexec.workspaces import is_half_done, restore
 
 
@@ -78,7 +79,7 @@ def _resume(
 
 
 def _started(events: list[Event], summary: RunSummary) -> RunStarted:
-    unknown = {str(event.name) for event in events if type(event).__name__ == "UnknownEvent" and hasattr(event, "name")}
+    unknown = {event.name for event in events if isinstance(event, UnknownEvent)}
     if unknown:
         fail(
             f"run {summary.run_id} holds events that a newer agentexec wrote ({', '.join(sorted(unknown))}): "
@@ -125,8 +126,13 @@ def _workspace(store: Store, summary: RunSummary, events: list[Event]) -> Path:
             USAGE,
         )
     # What is not ours is left as it is: somebody may have worked there since.
-    if path == own and (is_half_done(events) or not path.is_dir()):
-        _restore(store, events, make_workspace(store, summary.run_id), "a block was interrupted")
+    if path == own and not path.is_dir():
+        if not _restore(store, events, make_workspace(store, summary.run_id), "the workspace is gone") and any(
+            isinstance(event, BlockFinished) for event in events
+        ):
+            say(f"the workspace {path} is gone and was not saved: going on in an empty one")
+    elif path == own and is_half_done(events):
+        _restore(store, events, path, "a block was interrupted")
     return path
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from agentexec.errors import StoreDamaged
-from agentexec.events import BlockFinished, MessageAdded
+from agentexec.events import AnyEvent, BlockFinished, MessageAdded
 from agentexec.store.codec import UnknownEvent, read_event, write_event
 from sandboxes.types import CodeBlock, Display, Result
 from tests.agentexec.store.events import message
@@ -62,3 +64,27 @@ def test_secrets_are_masked_in_values_and_not_in_structure() -> None:
     assert "123456" not in write_event(by_key, ["sk-123456"])
     unmasked = write_event(message(1, "a message"), ["message"])
     assert json.loads(unmasked)["type"] == "message", "the type is what it is read by"
+
+
+# Events as version 1 of the store wrote them, one of each type. Lines are only ever added: an event that this package
+# has written must stay readable. A new type of event needs a line, a new field a default.
+WRITTEN = Path(__file__).with_name("events_1.jsonl").read_text("utf-8").split("\n")[:-1]
+
+
+def test_every_type_that_is_kept_has_been_written() -> None:
+    kinds = get_args(get_args(AnyEvent)[0])
+    kept = {kind.model_fields["type"].default for kind in kinds if not kind.transient}
+    assert {json.loads(line)["type"] for line in WRITTEN} == kept
+
+
+@pytest.mark.parametrize("line", WRITTEN, ids=[json.loads(line)["type"] for line in WRITTEN])
+def test_what_was_written_stays_readable(line: str) -> None:
+    def holds(now: object, then: object) -> bool:
+        """Whether everything that was written is there still; there may be more."""
+        if isinstance(then, dict) and isinstance(now, dict):
+            return all(key in now and holds(now[key], value) for key, value in then.items())
+        return now == then
+
+    event = read_event(line)
+    assert not isinstance(event, UnknownEvent)
+    assert holds(json.loads(write_event(event)), json.loads(line))
