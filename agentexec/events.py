@@ -233,6 +233,7 @@ class ContextTrimmed(Event):
         tokens_after: Estimated tokens after it.
         reason: `window`: it would not have fitted; `refused`: the server said so.
         summary: What a model made of the messages that are left out, if it was asked to sum them up.
+        problem: Why there is no summary, if the model that was asked for one failed.
     """
 
     type: Literal["context_trimmed"] = "context_trimmed"
@@ -243,6 +244,7 @@ class ContextTrimmed(Event):
     tokens_after: int
     reason: Literal["window", "refused"] = "window"
     summary: str = ""
+    problem: str = ""
 
 
 class MessageAdded(Event):

@@ -190,7 +190,12 @@ class ModelAgent:
         cut = self._chat.trim(limit)
         if cut is None:
             return False
-        summary = await self._summarize(log, cut.dropped) if cut.dropped and self.context.summarize else ""
+        summary = problem = ""
+        if cut.dropped and self.context.summarize:
+            try:
+                summary = await self._summarize(log, cut.dropped)
+            except ModelError as error:  # a model that cannot costs no more than the summary
+                problem = str(error)
         if summary:
             self._chat.summarize(summary)
         log.append(
@@ -202,23 +207,19 @@ class ModelAgent:
                 tokens_after=self._chat.tokens,
                 reason=reason,
                 summary=summary,
+                problem=problem,
             )
         )
         return True
 
     async def _summarize(self, log: EventLog, dropped: Sequence[ChatMessage]) -> str:
-        """Let a model sum up what is left out; a model that cannot costs no more than the summary."""
+        """Let a model sum up what is left out."""
         model = self.context.summarize if isinstance(self.context.summarize, Model) else self.model
         parts = [f"# {message.role}\n\n{message.content}" for message in dropped]
         earlier = [f"# Summary of what came before\n\n{self._chat.summary}"] if self._chat.summary else []
         told = "\n\n".join([*earlier, *parts])
         request = [ChatMessage("system", load_prompt("summary")), ChatMessage("user", told)]
-        try:
-            return (await self._ask(log, request, model=model)).text.strip()
-        except ModelError as error:
-            reason = f"no summary of what is left out: {error}"
-            log.append(ModelRetried(agent=self.name, attempt=1, delay=0.0, reason=reason))
-            return ""
+        return (await self._ask(log, request, model=model)).text.strip()
 
     async def _ask(self, log: EventLog, messages: Sequence[ChatMessage], *, model: Model | None = None) -> Completion:
         began = time.monotonic()

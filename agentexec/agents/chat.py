@@ -150,8 +150,10 @@ class Chat:
 
 
 def _told(message: Message) -> str:
-    heading = "# The task" if message.sender == TASK else f"# Message from the {message.sender}"
-    return f"{heading}\n\n{message.content or EMPTY}"
+    if message.sender == TASK:
+        return f"# The task\n\n{message.content or EMPTY}"
+    said = without_thoughts(message.content).strip() if "think" in message.content else message.content
+    return f"# Message from the {message.sender}\n\n{said or EMPTY}"
 
 
 class _Prefix(Sequence[ChatMessage]):

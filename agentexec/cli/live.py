@@ -23,6 +23,7 @@ from agentexec.cli.view import (
     describe_restored,
     describe_result,
     describe_retry,
+    describe_trim,
     is_model_message,
 )
 from agentexec.events import (
@@ -30,6 +31,7 @@ from agentexec.events import (
     BlockOutput,
     BlockRefused,
     BlockStarted,
+    ContextTrimmed,
     Event,
     Message,
     MessageAdded,
@@ -99,6 +101,8 @@ class LiveView(View):
         elif isinstance(event, ModelRetried):
             self._growing = ""
             self._print(Text(f"  {describe_retry(event)}", "yellow"))
+        elif isinstance(event, ContextTrimmed):
+            self._print(Text(f"  {describe_trim(event)}", "dim"))
         elif isinstance(event, MessageAdded):
             self._growing = ""
             if is_model_message(event.message):

@@ -19,6 +19,7 @@ from agentexec.events import (
     BlockOutput,
     BlockRefused,
     BlockStarted,
+    ContextTrimmed,
     Event,
     Message,
     MessageAdded,
@@ -97,6 +98,8 @@ class PlainView(View):
                 yield from _indented(event.message.content)
         elif isinstance(event, ModelRetried):
             yield f"{event.agent}: {describe_retry(event)}"
+        elif isinstance(event, ContextTrimmed):
+            yield f"{event.agent}: {describe_trim(event)}"
         elif isinstance(event, BlockStarted):
             self._output = BlockText()
             yield f"[{event.turn}] running {describe_block(event.block)}"
@@ -248,6 +251,14 @@ def describe_restored(event: StateRestored) -> str:
 def describe_retry(event: ModelRetried) -> str:
     """Return why a call is tried again, and when."""
     return f"{visible(event.reason, keep='')}; trying again in {event.delay:.1f} s"
+
+
+def describe_trim(event: ContextTrimmed) -> str:
+    """Return what was cut from what a model is sent."""
+    return (
+        f"conversation trimmed for the model, from about {event.tokens_before:,} to {event.tokens_after:,} tokens "
+        f"({event.shortened} messages shortened, {event.dropped} left out)"
+    )
 
 
 def is_model_message(message: Message) -> bool:

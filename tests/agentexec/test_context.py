@@ -185,7 +185,9 @@ class TestAnAgent:
             ScriptedModel(lambda messages: Completion("Next.")), window=9_000, summarize=writer
         )
         await self.talk(agent, conversation, 60, 500)
-        assert writer.asked
+        dropped = [event for event in conversation.log if isinstance(event, ContextTrimmed) and event.dropped]
+        assert [(event.summary, event.problem) for event in dropped] == [("", "too long")] * len(writer.asked)
+        assert dropped
 
     async def test_a_refused_conversation_shrinks_and_is_tried_once_more(self) -> None:
         def answer(messages: Sequence[ChatMessage]) -> Any:

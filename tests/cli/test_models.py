@@ -50,3 +50,13 @@ def test_a_window_is_a_number_of_tokens(cli: Cli, asked: OpenAIServer) -> None:
     done = cli("solve", "6 * 7?", "-m", "one", "--context-window", "0")
     assert done.returncode == 2
     assert "--context-window" in done.stderr
+
+
+def test_a_trimmed_conversation_is_shown(cli: Cli, asked: OpenAIServer) -> None:
+    code = json.dumps({"language": "python", "code": "print('x' * 7000)"})
+    steps = [Said("", ((f"c{number}", "execute_code", code),)) for number in range(6)]
+    asked.replies["coder"] = [*steps, "FINAL ANSWER: 42"]
+    asked.usage = None
+    done = cli("solve", "6 * 7?", "-m", "one", "--code-mode", "tools", "--no-review", "--context-window", "9000")
+    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+    assert "coder: conversation trimmed for the model, from about" in done.stderr
