@@ -36,4 +36,5 @@ class Report(BaseModel):
     peak_memory: Count
     message: Annotated[str, Field(strict=True, max_length=2000)]
     alive: bool = True
+    memory_is_full: bool = False
     files: Annotated[list[_FileRecord], Field(max_length=1000)]

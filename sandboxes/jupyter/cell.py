@@ -50,7 +50,7 @@ class Cell:
         """Have the kernel run the code; return when it is done with it."""
         self.sent = True
         try:
-            asked = self._client.execute(code, allow_stdin=False, store_history=True)
+            asked = self._client.execute(_valid(code), allow_stdin=False, store_history=True)
         except zmq.ZMQError:  # the runner tells how it ended
             await asyncio.get_running_loop().create_future()
         while True:

@@ -192,7 +192,7 @@ class KernelExecutor(ScriptExecutor):
             return f"%%script {'node' if name == 'javascript' else name}\n{block.code}"
         if name != "python":
             raise UnknownLanguage(f"a Python kernel runs python, bash, sh, javascript, perl and ruby, not {name}")
-        return block.code
+        return block.code.removeprefix("\ufeff")  # as `python FILE` takes it
 
     async def _run_cell(self, code: str, on_output: OnOutput | None) -> Result:
         assert self._client is not None
@@ -291,7 +291,10 @@ class KernelExecutor(ScriptExecutor):
             notes.append(f"{late if verdict == 'timeout' else 'cancelled'}; it was interrupted, and the state is kept")
         elif cell.error is not None:
             full = cell.error.name == "OSError" and cell.error.message.startswith(NO_SPACE)
-            changes.update(verdict="disk" if full else "failed", exit_code=1)
+            place = "memory" if report.memory_is_full else "disk"
+            changes.update(verdict=place if full else "failed", exit_code=1)
+            if full and report.memory_is_full:
+                notes.append(f"shared memory is full; the limit is {self._limits.memory >> 20} MiB")
         changes["message"] = "; ".join(filter(None, notes))
         return result.model_copy(update=changes)
 

@@ -13,7 +13,7 @@ import sys
 import time
 
 from . import linux
-from .block import Block
+from .block import SHARED_MEMORY, Block
 from .channel import Channel, HostGone
 from .frames import CONTROL, FrameError, decode_control, encode_chunks
 from .spare import Spare
@@ -89,6 +89,8 @@ class Kernel(Block):
             self._drain()
         cpu_time = self._cpu() - self._cpu_before
         alive, status = self.alive, self._status
+        # Whose file found no room is the host's to tell, by the error; where it found none is not.
+        full = SHARED_MEMORY in self._watch.filled_up()
         if alive:
             self._status = 0
         report = self._report(duration)
@@ -97,7 +99,7 @@ class Kernel(Block):
             report.update(verdict="failed", message="the kernel has ended")
         self._watch, self._live, self._busy = self._idle, False, False
         self.renew()  # what is said between cells is the next one's
-        return dict(report, cpu_time=max(0.0, cpu_time, report["cpu_time"]), alive=alive)
+        return dict(report, cpu_time=max(0.0, cpu_time, report["cpu_time"]), alive=alive, memory_is_full=full)
 
     def settle(self) -> None:
         """Forget what the kernel said while it came up."""

@@ -16,14 +16,14 @@ from agentexec import solve
 from agentexec.models.openai import OpenAIModel
 from sandboxes import Limits, open_executor
 from tests.openai_server import OpenAIServer
-from tests.sandboxes.backends import BACKENDS, require_engine
+from tests.sandboxes.backends import KERNELS, Backend, require_engine
 
 
-@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)
+@pytest.fixture(params=KERNELS, ids=lambda backend: backend.name)
 def spec(request: pytest.FixtureRequest) -> str:
-    backend = request.param
+    backend: Backend = request.param
     require_engine(backend.installed(), backend.engine)
-    return "jupyter" if backend.name == "local" else "jupyter+docker"
+    return backend.spec
 
 
 @pytest.fixture

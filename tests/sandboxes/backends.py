@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import glob
 import os
@@ -69,12 +70,17 @@ def engine() -> Iterator[Any]:
         client.close()
 
 
-@functools.cache
 def docker_installed() -> bool:
     """Whether a Docker engine runs and has our image."""
+    return image_installed(DEFAULT_IMAGE)
+
+
+@functools.cache
+def image_installed(image: str) -> bool:
+    """Whether a Docker engine runs and has an image."""
     try:
         with engine() as client:
-            client.inspect_image(DEFAULT_IMAGE)
+            client.inspect_image(image)
     except (docker.errors.DockerException, OSError):
         return False
     return True
@@ -133,6 +139,8 @@ class Backend:
         runner: Id, on this machine, of the runner of the only open executor.
         options: As `open_executor` takes them.
         namespaces: Whether blocks have process ids, a network and a file tree of their own.
+        container: Whether it runs in a container.
+        keeps_state: Whether blocks share a kernel, and what one has started lives on to the next.
     """
 
     name: str
@@ -143,6 +151,8 @@ class Backend:
     runner: Callable[[Executor], int] = local_runner
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     namespaces: bool = True
+    container: bool = False
+    keeps_state: bool = False
 
     def open(
         self, limits: Limits | None = None, workspace: Path | None = None, spec: str = "", **options: Any
@@ -168,5 +178,16 @@ DOCKER = Backend(
     docker_installed,
     container_processes,
     container_runner,
+    container=True,
+)
+JUPYTER = dataclasses.replace(LOCAL, name="jupyter", spec="jupyter", keeps_state=True)
+JUPYTER_DOCKER = dataclasses.replace(
+    DOCKER,
+    name="jupyter+docker",
+    spec="jupyter+docker",
+    engine="a Docker engine with the image agentexec/data",
+    installed=functools.partial(image_installed, "agentexec/data"),
+    keeps_state=True,
 )
 BACKENDS = (LOCAL, LANDLOCK, DOCKER)
+KERNELS = (JUPYTER, JUPYTER_DOCKER)

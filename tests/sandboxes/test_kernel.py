@@ -22,13 +22,21 @@ from sandboxes import (
     UnknownLanguage,
     open_executor,
 )
-from tests.sandboxes.backends import Backend, containers, descendants
+from tests.sandboxes.backends import KERNELS, Backend, containers, descendants, require_engine
 
 SLEEP = "import time\nprint('up', flush=True)\ntime.sleep(60)"
 
 
+@pytest.fixture(params=KERNELS, ids=lambda backend: backend.name)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each sandbox with a kernel in it."""
+    chosen: Backend = request.param
+    require_engine(chosen.installed(), chosen.engine)
+    return chosen
+
+
 def spec(backend: Backend) -> str:
-    return "jupyter" if backend.name == "local" else "jupyter+docker"
+    return backend.spec
 
 
 @pytest.fixture
@@ -418,13 +426,11 @@ async def test_shared_directory_counts_as_disk(backend: Backend) -> None:
 
 
 async def test_missing_kernel_and_missing_ipykernel_say_what_to_do(backend: Backend, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"kernel": "nothing"} if backend.name == "docker" else {}
-    name = "jupyter+docker" if backend.name == "docker" else "jupyter:nothing"
+    options: dict[str, Any] = {"kernel": "nothing"} if backend.container else {}
+    name = "jupyter+docker" if backend.container else "jupyter:nothing"
     with pytest.raises(UnknownLanguage, match="the kernel nothing is not installed"):
         await open_executor(name, **options).start()
-    missing: dict[str, Any] = (
-        {"image": "agentexec/python"} if backend.name == "docker" else {"python": "/usr/bin/python3"}
-    )
+    missing: dict[str, Any] = {"image": "agentexec/python"} if backend.container else {"python": "/usr/bin/python3"}
     with pytest.raises(SandboxUnavailable, match="pip install ipykernel"):
         await open_executor(spec(backend), **missing).start()
     assert (descendants(), containers()) == (set(), [])

@@ -15,9 +15,9 @@ import pytest
 from sandboxes import CodeBlock, Executor, Limits, open_executor
 from sandboxes.jupyter import executor as module
 from tests.sandboxes.backends import Backend
-from tests.sandboxes.test_kernel import PRELUDE, SLEEP, kernel, out, spec, usable
+from tests.sandboxes.test_kernel import PRELUDE, SLEEP, backend, kernel, out, spec, usable
 
-__all__ = ["kernel"]
+__all__ = ["backend", "kernel"]
 
 
 async def test_kernel_that_answers_no_heartbeat_is_ended(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,3 +158,20 @@ for attempt in (
 """
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, timeout=20)
     assert done.stdout == "refused\nrefused\n", done
+
+
+async def test_code_is_taken_as_python_takes_a_file(kernel: Executor) -> None:
+    assert await out(kernel, "\ufeffprint(1)\r\nprint(2)\r\n") == "1\n2\n"
+    for code in ("a\0b", "'\ud800' +"):
+        assert (await kernel.run(CodeBlock(code))).verdict == "failed"
+    assert await usable(kernel)
+
+
+async def test_full_shared_memory_is_memory(backend: Backend) -> None:
+    limits = Limits(memory="300M", file_size="500M", wall_time=20)
+    async with open_executor(spec(backend), limits=limits) as executor:
+        code = "with open('/dev/shm/a', 'wb') as file:\n  for _ in range(400): file.write(bytes(1 << 20))"
+        result = await executor.run(CodeBlock(code))
+        assert result.verdict == "memory", result
+        assert "300 MiB" in result.message
+        assert await usable(executor)

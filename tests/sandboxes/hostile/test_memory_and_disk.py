@@ -364,7 +364,7 @@ time.sleep(5)
         "directories in memory": "import os\nfor i in range(2000000): os.mkdir('/tmp/%d' % i)",
     }[how]
     # Containers have a bound on inodes besides, which is reached first.
-    verdict = "disk" if arena.backend is DOCKER and how == "directories in memory" else "memory"
+    verdict = "disk" if arena.backend.container and how == "directories in memory" else "memory"
     async with arena.executor(memory="100M") as executor:
         for _ in range(3):
             await arena.run(executor, code, verdict=verdict)

@@ -44,7 +44,7 @@ async def test_environment_holds_nothing_of_the_host(arena: Arena) -> None:
         "LC_CTYPE",
     }
     allowed |= set() if arena.backend.namespaces else {"TMPDIR"}
-    assert names <= allowed | (image_environment() if arena.backend is DOCKER else set())
+    assert names <= allowed | (image_environment() if arena.backend.container else set())
     assert "1 environ" not in result.stdout.replace("1 environ b''", "")
 
 
@@ -131,7 +131,7 @@ async def test_containers_mount_nothing_of_the_host_but_the_workspace(arena: Are
 
 async def test_files_of_the_host_are_not_there(arena: Arena) -> None:
     home = Path.home()
-    image = IMAGES_OWN if arena.backend is DOCKER else set()
+    image = IMAGES_OWN if arena.backend.container else set()
     paths = [str(home) if path == "~" else path for path in HIDDEN if path not in image]
     paths += [str(home / name) for name in (".ssh", ".aws", ".netrc", ".docker", ".config", ".bash_history")]
     paths += [str(arena.canaries.file), str(arena.canaries.file.parent), str(Path(__file__)), os.getcwd()]
@@ -254,7 +254,7 @@ async def test_block_is_nobody_special(arena: Arena) -> None:
     """
     lines = (await arena.attack(code)).stdout.split("\n")
     uid = 1000 if arena.backend.namespaces else os.geteuid()
-    if arena.backend is DOCKER:
+    if arena.backend.container:
         uid = arena.workspace.stat().st_uid
     assert lines[0] == f"{uid} {uid} True"
     for capability in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
