@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from sandboxes import CodeBlock, Executor, Limits, Result, open_executor
+from sandboxes import CodeBlock, Executor, Limits, LocalSandbox, Result, ScriptExecutor, open_executor
 from tests.bench.measure import Row, fork_floor, median_ms
 
 ROUNDS = 6
@@ -237,4 +237,40 @@ def _held(pid: int) -> int:
     return fields["Pss_Anon"] + fields["Private_Clean"]
 
 
-MEASURES = (warm_block, preloaded, cold_start, isolation_costs, throughput, flood, output_delay, idle_memory)
+FASTEST = """
+import ctypes, mmap
+libc = ctypes.CDLL(None)
+size, kept = 64 << 20, []
+while True:
+    held = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    kept.append(held)
+    libc.memset(ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(held))), 1, size)
+"""
+"""Takes memory as fast as the machine gives it."""
+
+
+async def overshoot() -> list[Row]:
+    """By how much a block passes its memory limit before it is dead, by the watcher alone and with a control group."""
+    limit = 256 << 20
+    rows = []
+    for name, grouped in (("watcher alone", False), ("with a control group", True)):
+        past = []
+        for _ in range(7):
+            executor = open_executor("local", limits=Limits(memory=limit, wall_time=30))
+            assert isinstance(executor, ScriptExecutor)
+            assert isinstance(executor.sandbox, LocalSandbox)
+            if not grouped:
+                executor.sandbox._place = None
+            elif executor.sandbox._place is None:
+                return rows
+            async with executor:
+                result = await executor.run(CodeBlock(FASTEST))
+                assert result.verdict == "memory", result
+                assert result.peak_memory is not None
+                past.append(max(0, result.peak_memory - limit) / (1 << 20))
+        rows.append(Row(f"memory passed the limit by, {name}", statistics.median(past), "MiB"))
+        rows.append(Row("  at most", max(past), "MiB", most=64 + 16 if grouped else None))
+    return rows
+
+
+MEASURES = (warm_block, preloaded, cold_start, isolation_costs, throughput, flood, output_delay, idle_memory, overshoot)
