@@ -11,10 +11,10 @@ from sandboxes.types import Limits, Result
 LIMITS = Limits(
     wall_time=20,
     memory="192M",
-    processes=40,
+    processes=24,
     disk="32M",
     file_size="4M",
-    open_files=128,
+    open_files=256,
     output=4096,
 )
 """Small numbers, of which a kernel and its threads can live."""
@@ -49,9 +49,11 @@ class Probe:
     def disturbed(self, result: Result) -> bool:
         """Whether something else has ended the program, so that it proves nothing.
 
-        While a workspace is being measured, what others write to the same disk can be taken for the block's.
+        While a workspace is being measured, what others write to the same disk can be taken for the block's; and
+        where many processes share memory, a watcher that a busy machine keeps from looking closer believes the worst.
         """
-        return result.verdict == "disk" and self.aspect not in ("disk", "file_size")
+        own = {"disk": ("disk", "file_size"), "memory": ("memory", "kernel memory")}
+        return result.verdict in own and self.aspect not in own[result.verdict]
 
 
 def _verdict(expected: str) -> Callable[[Result, Canaries], Judgement]:
@@ -383,8 +385,12 @@ time.sleep(60)
         """
 import os, socket, time
 read, write = os.pipe()
-for _ in range(30):
-    if os.fork() == 0:
+for _ in range(14):
+    try:
+        pid = os.fork()
+    except OSError:
+        break
+    if pid == 0:
         kept = []
         try:
             while True:

@@ -252,7 +252,7 @@ while True:
 async def overshoot() -> list[Row]:
     """By how much a block passes its memory limit before it is dead, by the watcher alone and with a control group."""
     limit = 256 << 20
-    rows = []
+    rows: list[Row] = []
     for name, grouped in (("watcher alone", False), ("with a control group", True)):
         past = []
         for _ in range(7):

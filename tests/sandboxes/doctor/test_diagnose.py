@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from sandboxes import CodeBlock, Executor, Isolation, Limits, OnOutput, Result, open_executor
+from sandboxes.docker.sandbox import DEFAULT_IMAGE
 from sandboxes.doctor import CANDIDATES, Candidate, Diagnosis, diagnose
 from sandboxes.doctor.canaries import Canaries
 from tests.sandboxes.backends import DOCKER, LOCAL, require_engine
@@ -192,8 +194,7 @@ def test_without_bubblewrap() -> None:
     assert not missing.available
     assert "apt-get install bubblewrap" in missing.reason
     assert any("apt-get install bubblewrap" in line for line in diagnosis.advice)
-    landlock = diagnosis.backends[1]
-    if landlock.available:
+    if diagnosis.machine.landlock:
         assert diagnosis.default == "local+landlock"
         assert problems(diagnosis, "local+landlock") == {}
         assert diagnosis.isolated
@@ -239,6 +240,30 @@ def test_as_an_ordinary_user() -> None:
         assert said["memory"] == "runner's watcher"
         assert said["processes"] == "RLIMIT_NPROC in a user namespace"
         assert any("control group" in line for line in diagnosis.advice)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("user", ["0", str(NOBODY)])
+def test_in_an_unprivileged_container(user: str) -> None:
+    require_engine(DOCKER.installed() and shutil.which("docker") is not None, DOCKER.engine)
+    packages, root = sysconfig.get_paths()["purelib"], Path(__file__).parents[3]
+    command = ["docker", "run", "--rm", "--user", user, "-e", "PYTHONPATH=/repo:/packages", "-e", "HOME=/tmp"]
+    volumes = ["-v", f"{root}:/repo:ro", "-v", f"{packages}:/packages:ro"]
+    program = ["python3", "-c", PROGRAM, "local+bwrap", "local+landlock"]
+    done = subprocess.run(
+        [*command, *volumes, DEFAULT_IMAGE, *program], capture_output=True, text=True, timeout=170, check=False
+    )
+    if "No module named" in done.stderr:
+        pytest.skip("the image's Python is of another version than ours")
+    found = json.loads(done.stdout)
+    assert found["machine"]["container"] == "docker"
+    assert found["machine"]["control_groups"] == 0
+    bwrap, landlock = found["backends"]
+    assert (bwrap["available"], "apt-get install bubblewrap" in bwrap["reason"]) == (False, True)
+    if found["machine"]["landlock"]:
+        failed = [each for each in landlock["findings"] if not each["held"] and not each["advisory"]]
+        assert (found["default"], found["isolated"], failed) == ("local+landlock", True, [])
+    assert any("--pids-limit" in line for line in found["advice"])
 
 
 async def test_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
