@@ -65,6 +65,7 @@ class Settings(BaseSettings):
         approve: Before which blocks a person is asked: `never`, `always`, or `risky`.
         review_plan: Whether a person is asked about the plan.
         answer_timeout: Seconds that a person has for an answer; then the run stops.
+        team: File with a team, which takes the place of planner, coder and reviewer; see `agentexec.teamspec`.
         plan: Whether a planner starts.
         review: Whether a reviewer judges.
         store: Directory in which runs are kept; None is the one in the user's data directory.
@@ -105,6 +106,7 @@ class Settings(BaseSettings):
     approve: Literal["never", "always", "risky"] = "never"
     review_plan: bool = False
     answer_timeout: Seconds = 3600.0
+    team: str | None = None
     plan: bool = True
     review: bool = True
     store: str | None = None

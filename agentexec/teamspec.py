@@ -320,13 +320,13 @@ def dump_team(team: TeamSpec) -> str:
         for table in value if key in ("agents", "edges") else []:
             parts.append(f"[[{key}]]\n" + "".join(f"{k} = {_toml(v)}\n" for k, v in table.items()))
         if isinstance(value, dict):
-            parts.append(f"[{key}]\n" + "".join(f"{k} = {_toml(v)}\n" for k, v in value.items()))
+            parts.append(f"[{key}]\n" + "".join(f"{_toml(str(k))} = {_toml(v)}\n" for k, v in value.items()))
     return "\n".join(parts)
 
 
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{_toml(str(key))} = {_toml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     # A JSON string is a TOML string, apart from DEL, which TOML wants escaped.

@@ -233,6 +233,9 @@ def solve(
     reviewer_model: o.ReviewerModel = None,
     code_mode: o.CodeMode = None,
     context_window: o.ContextWindow = None,
+    team: Annotated[
+        str | None, typer.Option("--team", metavar="FILE", help="A team as TOML or JSON, in place of the usual one.")
+    ] = None,
     no_plan: Annotated[bool, typer.Option("--no-plan", help="Start without a planner.")] = False,
     no_review: Annotated[bool, typer.Option("--no-review", help="Go without a reviewer.")] = False,
     record: Annotated[
@@ -286,6 +289,7 @@ def solve(
         "reviewer_model": reviewer_model,
         "code_mode": code_mode,
         "context_window": context_window,
+        "team": os.path.abspath(team) if team else None,
         "plan": False if no_plan else None,
         "review": False if no_review else None,
         "store": store,

@@ -20,6 +20,7 @@ from agentexec.cli.view import (
     describe_answer,
     describe_block,
     describe_model,
+    describe_plan,
     describe_restored,
     describe_result,
     describe_retry,
@@ -37,6 +38,7 @@ from agentexec.events import (
     MessageAdded,
     ModelRetried,
     ModelText,
+    PlanUpdated,
     QuestionAnswered,
     QuestionAsked,
     RunFinished,
@@ -130,6 +132,9 @@ class LiveView(View):
             self._live.start()
         elif isinstance(event, StateRestored):
             self._print(Text(describe_restored(event), "dim"))
+        elif isinstance(event, PlanUpdated):
+            if lines := describe_plan(event):
+                self._print(*(Text(f"  {line}", "green" if line.startswith("[x]") else "dim") for line in lines))
         elif isinstance(event, RunResumed):
             self._print(Text("resumed", "dim"))
             self._live.start()

@@ -16,10 +16,11 @@ from agentexec.cli.models import Speakers
 from agentexec.cli.options import SANDBOX_FAILED, STORE_FAILED, USAGE, WAITING, Place, fail, make_executor
 from agentexec.cli.output import CannotWrite, abandon_stderr, say, write_stdout
 from agentexec.cli.signals import INTERRUPTED, interrupts
+from agentexec.cli.teams import read_team_file
 from agentexec.cli.tracing import tracing
 from agentexec.cli.view import View, make_view
 from agentexec.context import Context
-from agentexec.errors import StoreError
+from agentexec.errors import SettingsError, StoreError
 from agentexec.events import Answer, Event, Question, RunFinished, RunStarted, Status
 from agentexec.human import Human, later
 from agentexec.log import new_run_id
@@ -111,6 +112,8 @@ class _Run:
                 return self._ended("interrupted", "interrupted", "interrupted before the run began")
             except StoreError as error:
                 return self._ended("interrupted", STORE, str(error))
+            except SettingsError as error:
+                fail(str(error), USAGE)
             except UnknownExecutor as error:
                 fail(f"--sandbox: {error}", USAGE)
             except SandboxError as error:
@@ -135,6 +138,7 @@ class _Run:
                 code_mode=settings.code_mode,
                 context=Context(window=settings.context_window),
                 files=inputs,
+                team=read_team_file(settings.team, job.workspace),
                 plan=settings.plan,
                 review=settings.review,
                 review_plan=settings.review_plan,

@@ -14,6 +14,7 @@ from agentexec.cli.models import Speakers, make_speakers
 from agentexec.cli.options import USAGE, Place, fail, place_of
 from agentexec.cli.running import Job, run_job
 from agentexec.cli.runs import fail_store
+from agentexec.cli.teams import read_team_file
 from agentexec.errors import SettingsError, StoreError, StoreUnavailable
 from agentexec.log import new_run_id
 from agentexec.models import REPLAY_PREFIX
@@ -55,6 +56,7 @@ def solve_command(request: Request, flags: Mapping[str, Any]) -> int:
     """
     try:
         settings = load_settings(flags, workspace=request.workspace)
+        read_team_file(settings.team, request.workspace)
     except SettingsError as error:
         fail(str(error), USAGE)
     check_task(request.task)

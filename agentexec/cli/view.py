@@ -25,6 +25,7 @@ from agentexec.events import (
     MessageAdded,
     ModelCalled,
     ModelRetried,
+    PlanUpdated,
     QuestionAnswered,
     QuestionAsked,
     RunFinished,
@@ -120,6 +121,8 @@ class PlainView(View):
             yield describe_restored(event)
         elif isinstance(event, RunResumed):
             yield "resumed"
+        elif isinstance(event, PlanUpdated):
+            yield from ("  " + line for line in describe_plan(event))
         elif isinstance(event, RunFinished):
             yield f"{event.status.replace('_', ' ')}: {self._totals}"
 
@@ -246,6 +249,13 @@ def describe_restored(event: StateRestored) -> str:
     times = "1 block was" if event.blocks == 1 else f"{event.blocks} blocks were"
     failed = f"; {event.failed} of them failed this time" if event.failed else ""
     return f"the kernel has its state again: {times} run once more{failed}"
+
+
+def describe_plan(event: PlanUpdated) -> list[str]:
+    """Return a plan as a checked list, a step a line; nothing for a new one, which has just been shown."""
+    if not any(step.done for step in event.steps):
+        return []
+    return [f"[{'x' if step.done else ' '}] {visible(step.text, keep='')[:200]}" for step in event.steps]
 
 
 def describe_retry(event: ModelRetried) -> str:

@@ -550,3 +550,23 @@ def test_a_person_who_does_not_answer_ends_the_run(cli: Cli, server: OpenAIServe
     status, shown = on_terminal(cli, "solve", "x", *ALONE, *options)
     assert status == 1
     assert b"not_solved: human: nobody answered within 0.1 s" in shown
+
+
+TEAM = 'pattern = "sequential"\n[[agents]]\nname = "ann"\nprompt = "You are the ann."\n'
+
+
+def test_a_team_from_a_file(cli: Cli, server: OpenAIServer) -> None:
+    server.replies = {"ann": ["Fine."]}
+    done = cli("solve", "x", "--team", cli.write("team.toml", TEAM), "--workspace", "w")
+    assert (done.returncode, done.stdout) == (0, "Fine.\n"), done.stderr
+    (cli.directory / "w/team.toml").write_text(TEAM)
+    done = cli("solve", "x", "--team", "w/team.toml", "--workspace", "w")
+    assert done.returncode == 2
+    assert "lies in the workspace, where code can write" in done.stderr
+    done = cli("solve", "x", "--team", cli.write("bad.toml", TEAM + 'kind = "nowhere"'))
+    assert done.returncode == 2
+    assert "no kind is called 'nowhere'" in done.stderr
+    done = cli("solve", "x", "--team", cli.write("worse.toml", "patern = 1"))
+    assert done.returncode == 2
+    assert "worse.toml: " in done.stderr
+    assert "patern" in done.stderr
