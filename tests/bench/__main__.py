@@ -7,6 +7,7 @@ import asyncio
 import os
 import platform
 import sys
+import time
 
 from tests.bench import commands, containers, kept, kernels, loop_bench, sandbox, snapshots, tracing
 from tests.bench.measure import Row, table
@@ -42,11 +43,14 @@ def main() -> int:
 
 def loop_overhead() -> list[Row]:
     """Framework time per turn with an instant model."""
-    few, many = loop_bench.loop_overhead_ms(50), loop_bench.loop_overhead_ms(2000)
+    few, many = (loop_bench.loop_overhead_ms(turns, clock=time.process_time) for turns in (50, 5000))
+    one, crowd = loop_bench.together_s(1), loop_bench.together_s(200)
     return [
         Row("loop overhead per turn, 50 turns", few, "ms", most=0.3),
-        Row("loop overhead per turn, 2,000 turns", many, "ms", most=0.3),
-        Row("  2,000 over 50 turns", many / few, "x", most=1.2),
+        Row("loop overhead per turn, 5,000 turns", many, "ms", most=0.3),
+        Row("  5,000 over 50 turns", many / few, "x", most=1.2),
+        Row("200 runs at a time, model of 1 s a reply", crowd, "s", floor=one, ratio=1.3),
+        Row("lines of code of the engine", loop_bench.engine_lines(), "", most=2000),
     ]
 
 

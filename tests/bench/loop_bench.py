@@ -5,18 +5,25 @@ python tests/bench/loop_bench.py
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import gc
+import io
 import statistics
 import time
-from collections.abc import Sequence
+import tokenize
+from collections.abc import Callable, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
+import agentexec
 from agentexec.events import Event, RunStarted
 from agentexec.models.base import CallOptions, ChatMessage, Completion, Model, OnRetry, OnText, Usage
 from agentexec.solving import solve
 from sandboxes.fake import FakeExecutor
+
+Clock = Callable[[], float]
 
 _USAGE = Usage(input_tokens=100, output_tokens=20)
 _COST = Decimal("0.0001")
@@ -47,14 +54,14 @@ class InstantModel(Model):
         return Completion(text, usage=_USAGE, cost=_COST, model="instant-1")
 
 
-async def _seconds(turns: int, *, review: bool, **options: Any) -> float:
+async def _seconds(turns: int, *, review: bool, clock: Clock = time.perf_counter, **options: Any) -> float:
     # From the first event: reading prompts and finding the executor is not part of a turn.
     began = 0.0
 
     def on_event(event: Event) -> None:
         nonlocal began
         if isinstance(event, RunStarted):
-            began = time.perf_counter()
+            began = clock()
 
     result = await solve(
         "Count.",
@@ -66,7 +73,7 @@ async def _seconds(turns: int, *, review: bool, **options: Any) -> float:
         **options,
     )
     assert (result.turns, result.stop_reason) == (turns, "max_turns")
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def loop_overhead_ms(turns: int, *, review: bool = True, rounds: int = 5, **options: Any) -> float:
@@ -76,7 +83,8 @@ def loop_overhead_ms(turns: int, *, review: bool = True, rounds: int = 5, **opti
         turns: How many.
         review: Whether there is a reviewer.
         rounds: How many runs.
-        options: Further arguments of `solve`.
+        options: Further arguments of `solve`; `clock` is the clock to read: where nothing waits, that of the
+            process's CPU time keeps out what else runs on the machine.
     """
     asyncio.run(_seconds(20, review=review, **options))
     figures = []
@@ -86,11 +94,86 @@ def loop_overhead_ms(turns: int, *, review: bool = True, rounds: int = 5, **opti
     return statistics.median(figures)
 
 
+class PacedModel(InstantModel):
+    """Takes a second for each reply, as a remote model does."""
+
+    name = "paced"
+
+    async def complete(self, messages: Sequence[ChatMessage], **options: Any) -> Completion:
+        await asyncio.sleep(1.0)
+        return await super().complete(messages, **options)
+
+
+async def _together(runs: int) -> float:
+    began = time.perf_counter()
+    results = await asyncio.gather(
+        *(
+            solve("Count.", model=PacedModel(), executor=FakeExecutor(lambda block: "1\n"), review=False, max_turns=6)
+            for _ in range(runs)
+        )
+    )
+    assert [result.turns for result in results] == [6] * runs
+    return time.perf_counter() - began
+
+
+def together_s(runs: int) -> float:
+    """Return the seconds of so many runs in one process, three replies of a second each in every one."""
+    gc.collect()
+    return asyncio.run(_together(runs))
+
+
+ENGINE = [
+    "conversation.py",
+    "turns.py",
+    "team.py",
+    "ledger.py",
+    "plan.py",
+    "human.py",
+    "stops.py",
+    "context.py",
+    "agents/base.py",
+    "agents/calls.py",
+    "agents/chat.py",
+    "agents/coder.py",
+    "agents/executor.py",
+    "agents/human.py",
+    "agents/planner.py",
+    "agents/report.py",
+    "agents/reviewer.py",
+]
+"""Agents, turns, stops and context: the engine of conversations."""
+
+
+def engine_lines() -> int:
+    """Return the engine's lines of code: without blank lines, comments and docstrings."""
+    root = Path(agentexec.__file__).parent
+    return sum(_code_lines((root / name).read_text("utf-8")) for name in ENGINE)
+
+
+def _code_lines(source: str) -> int:
+    tree = ast.parse(source)
+    prose: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            prose.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    skip = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in skip:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    return len(lines - prose)
+
+
 def main() -> None:
     """Print the figures."""
     for review in (True, False):
         for turns in (50, 2000, 5000):
-            print(f"review={review!s:5} {turns:5} turns: {loop_overhead_ms(turns, review=review):.3f} ms/turn")
+            print(
+                f"review={review!s:5} {turns:5} turns: {loop_overhead_ms(turns, review=review, clock=time.process_time):.3f} ms/turn"
+            )
+    one, many = together_s(1), together_s(200)
+    print(f"one run {one:.2f} s, 200 at a time {many:.2f} s: {many / one:.2f} x")
+    print(f"engine: {engine_lines()} lines of code")
 
 
 if __name__ == "__main__":
