@@ -168,9 +168,8 @@ def main() -> None:
     """Print the figures."""
     for review in (True, False):
         for turns in (50, 2000, 5000):
-            print(
-                f"review={review!s:5} {turns:5} turns: {loop_overhead_ms(turns, review=review, clock=time.process_time):.3f} ms/turn"
-            )
+            figure = loop_overhead_ms(turns, review=review, clock=time.process_time)
+            print(f"review={review!s:5} {turns:5} turns: {figure:.3f} ms/turn")
     one, many = together_s(1), together_s(200)
     print(f"one run {one:.2f} s, 200 at a time {many:.2f} s: {many / one:.2f} x")
     print(f"engine: {engine_lines()} lines of code")
