@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from agentexec.answering import leave_answer, pending_question, take_answers
-from agentexec.cli.models import make_speakers
+from agentexec.cli.models import Role, make_speakers
 from agentexec.cli.options import STORE_FAILED, USAGE, fail, place_of
 from agentexec.cli.output import CannotWrite, say
 from agentexec.cli.running import Job, run_job, write_answer
@@ -19,6 +19,7 @@ from agentexec.cli.solve import kept_settings, make_workspace, read_files
 from agentexec.errors import RunNotFound, SettingsError, SnapshotError, StoreError
 from agentexec.events import Answer, BlockFinished, Event, MessageAdded, RunFinished, RunStarted
 from agentexec.markdown import visible
+from agentexec.parts import ROLES
 from agentexec.settings import Settings, load_settings
 from agentexec.store import Recorder, RunSummary, Store
 from agentexec.store.codec import UnknownEvent
@@ -26,7 +27,13 @@ from agentexec.workspaces import is_half_done, restore
 
 
 def resume_command(
-    path: str | None, run: str, flags: Mapping[str, Any], *, workspace: Path | None = None, json: bool = False
+    path: str | None,
+    run: str,
+    flags: Mapping[str, Any],
+    *,
+    workspace: Path | None = None,
+    prompts: Sequence[str] = (),
+    json: bool = False,
 ) -> int:
     """Go on with a run where it ended, and return the exit status of the command.
 
@@ -35,8 +42,10 @@ def resume_command(
         run: Abbreviated id.
         flags: Settings to change from here on, None where not given.
         workspace: Where its workspace is now; None is where it was.
+        prompts: `AGENT=FILE`: system prompts from here on.
         json: Whether stdout is one JSON object.
     """
+    changed = _prompts(prompts)
     with contextlib.ExitStack() as stack:
         try:
             store = stack.enter_context(Store(path, create=False))
@@ -46,7 +55,7 @@ def resume_command(
             events = take_answers(recorder, store.events(summary.run_id))
         except StoreError as error:
             fail_store(error)
-        return _resume(recorder, summary, events, flags, workspace, json)
+        return _resume(recorder, summary, events, flags, workspace, changed, json)
 
 
 def _resume(
@@ -55,6 +64,7 @@ def _resume(
     events: list[Event],
     flags: Mapping[str, Any],
     workspace: Path | None,
+    changed: Mapping[Role, str],
     json: bool,
 ) -> int:
     started = _started(events, summary)
@@ -70,12 +80,31 @@ def _resume(
     files = tuple(summary.settings.get("files", ()))
     if not any(isinstance(event, MessageAdded) for event in events):
         inputs = read_files(files)  # it ended before they were all in the workspace
+    prompts = {**summary.settings.get("prompts", {}), **changed}
+    kept = {**kept_settings(settings, files), "prompts": prompts}
+    recorder.move(str(directory))
     try:
-        recorder.store.update(summary.run_id, workspace=str(directory), settings=kept_settings(settings, files))
+        recorder.store.update(summary.run_id, workspace=str(directory), settings=kept)
     except StoreError as error:
         fail_store(error)
-    job = Job(started.task, settings, place, model, directory, own, recorder, events, json)
+    job = Job(started.task, settings, place, model, directory, own, recorder, events, json, prompts)
     return run_job(job, inputs)
+
+
+def _prompts(given: Sequence[str]) -> dict[Role, str]:
+    """Read `AGENT=FILE` options; ends the command where one makes no sense."""
+    found: dict[Role, str] = {}
+    for option in given:
+        name, _, file = option.partition("=")
+        role = next((role for role in ROLES if role == name), None)
+        if role is None or not file:
+            fail(f"--prompt {option}: write AGENT=FILE, with an agent of {', '.join(ROLES)}", USAGE)
+        try:
+            Path(file).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            fail(f"--prompt {option}: {getattr(error, 'strerror', None) or 'not UTF-8'}", USAGE)
+        found[role] = str(Path(file).absolute())
+    return found
 
 
 def _started(events: list[Event], summary: RunSummary) -> RunStarted:

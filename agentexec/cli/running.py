@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentexec.answering import answer_from_store
 from agentexec.cli.approval import Terminal
-from agentexec.cli.models import Speakers
+from agentexec.cli.models import Role, Speakers
 from agentexec.cli.options import SANDBOX_FAILED, STORE_FAILED, USAGE, WAITING, Place, fail, make_executor
 from agentexec.cli.output import CannotWrite, abandon_stderr, say, write_stdout
 from agentexec.cli.signals import INTERRUPTED, interrupts
@@ -60,6 +60,7 @@ class Job:
         recorder: Keeps the run; None keeps nothing.
         past: The run's events so far.
         json: Whether stdout is one JSON object.
+        prompts: Files with system prompts in place of the package's own, by agent.
     """
 
     task: str
@@ -71,6 +72,7 @@ class Job:
     recorder: Recorder | None
     past: Sequence[Event] = ()
     json: bool = False
+    prompts: Mapping[Role, str] = field(default_factory=dict)
 
 
 def run_job(job: Job, inputs: Mapping[str, bytes]) -> int:
@@ -149,6 +151,7 @@ class _Run:
                 deadline=settings.deadline,
                 on_event=self._on_event,
                 tracing=self._traced or False,
+                prompts=job.prompts,
                 store=job.recorder,
                 resume=job.past or None,
                 **options,

@@ -75,6 +75,10 @@ def resume(
     approve: Annotated[
         Literal["never", "always", "risky"] | None, typer.Option("--approve", help="Before which blocks you are asked.")
     ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", metavar="AGENT=FILE", help="Another system prompt, e.g. coder=FILE; repeatable."),
+    ] = None,
     store: o.StoreDirectory = None,
     json: o.Json = False,
 ) -> None:
@@ -104,7 +108,8 @@ def resume(
         "deadline": deadline,
         "approve": approve,
     }
-    raise typer.Exit(resume_command(store, run, flags, workspace=o.workspace_directory(workspace), json=json))
+    directory = o.workspace_directory(workspace)
+    raise typer.Exit(resume_command(store, run, flags, workspace=directory, prompts=prompt or (), json=json))
 
 
 @app.command()

@@ -294,6 +294,12 @@ def test_a_message_is_changed(kept: Cli, server: OpenAIServer) -> None:
     done = kept("resume", new)
     assert done.returncode == 0, done.stderr
     assert "by a person" in done.stderr
+    kept.write("coder.md", "You are the coder.\nBe brief.")
+    other = kept("branch", "last", "--at", "1").stdout.strip()
+    assert kept("resume", other, "--prompt", "coder=coder.md", "-m", "another-model").returncode == 0
+    assert server.requests[-1]["messages"][0]["content"].startswith("You are the coder.\nBe brief.")
+    assert server.requests[-1]["model"] == "another-model"
+    assert "write AGENT=FILE" in kept("resume", other, "--prompt", "cook=coder.md").stderr
     other = kept("branch", "last", "--at", "0", "--message", "Another task").stdout.strip()
     assert kept("resume", other).returncode == 0
     assert "# The task\n\nAnother task" in json.dumps(server.requests[-1]).replace("\\n", "\n")
