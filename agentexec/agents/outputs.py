@@ -21,6 +21,10 @@ LONG = 2 * OLD_OUTPUT_CHARS
 """Characters from which on an output may be shortened later, and is therefore kept."""
 
 
+PART_OF_DISK = 64
+"""An output of more than the disk limit divided by this is not kept: the room is the blocks'."""
+
+
 async def keep_outputs(executor: Executor, turn: int, outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Write long outputs to files, and return the outcomes with a note of where they are.
 
@@ -41,9 +45,11 @@ async def _keep(executor: Executor, name: str, outcome: Outcome) -> Outcome:
     for stream, text in (("stdout", result.stdout), ("stderr", result.stderr)):
         if len(text) <= LONG:
             continue
-        path = f"{name}.{stream}.txt"
+        path, data = f"{name}.{stream}.txt", text.encode("utf-8", "replace")
+        if len(data) > executor.limits.disk // PART_OF_DISK:
+            continue
         try:
-            await executor.put(path, text.encode("utf-8", "replace"))
+            await executor.put(path, data)
         except (SandboxError, OSError):
             continue
         what = "What was kept" if result.truncated else "All"

@@ -24,7 +24,7 @@ from agentexec.models import ChatMessage, Completion, OpenAIModel, ToolCall, Usa
 from agentexec.models.tokens import count_tokens
 from agentexec.result import SolveResult
 from agentexec.solving import solve
-from sandboxes import open_executor
+from sandboxes import Limits, open_executor
 from sandboxes.fake import FakeExecutor
 from tests.agentexec.doubles import ScriptedModel, run
 from tests.openai_server import OpenAIServer
@@ -316,6 +316,13 @@ class TestOutputs:
             result = await solve("x", model=model, executor=executor, plan=False, review=False)
         assert result.solved
         assert "is in .agentexec" not in str(model.asked("coder")[1][-1].content)
+
+    async def test_an_output_takes_no_large_part_of_the_disk(self) -> None:
+        model = ScriptedModel([run("print('x' * 30_000)"), run("print(1)"), "FINAL ANSWER: x"])
+        async with open_executor("local", limits=Limits(disk="1M")) as executor:
+            result = await solve("x", model=model, executor=executor, plan=False, review=False)
+        assert [block.result.verdict for block in result.blocks] == ["ok", "ok"]
+        assert OUTPUTS not in str(model.asked("coder")[1][-1].content)
 
     async def test_a_short_one_leaves_no_file(self) -> None:
         executor = FakeExecutor(lambda block: "x" * LONG)
