@@ -16,6 +16,7 @@ from typing import IO
 from pydantic import BaseModel, ConfigDict
 
 from agentexec.errors import SnapshotCorrupt, SnapshotError, SnapshotStoreFull
+from sandboxes.runner.files import write_all
 from sandboxes.types import Size
 
 DIGEST = 64
@@ -74,7 +75,7 @@ class Objects:
             return False
         return size is None or status.st_size == size
 
-    def put(self, data: bytes | memoryview) -> str:
+    def put(self, data: bytes) -> str:
         """Keep bytes, and return their hash.
 
         Raises:
@@ -84,7 +85,7 @@ class Objects:
         # An object of another size is what a machine left that lost its power.
         if not self.has(digest, len(data)):
             with self._new(len(data)) as (file, keep):
-                file.write(data)
+                write_all(file.fileno(), data)  # a disk that fills up takes a part, without an error
                 keep(digest)
         return digest
 

@@ -231,8 +231,17 @@ class SnapshotStore:
         Args:
             keep: Ids of snapshots that stay.
             grace: Seconds; younger snapshots stay too, since whoever took them may not have noted it yet.
+
+        Raises:
+            SnapshotError: the store cannot be changed.
         """
-        kept, removed, freed, total = set(keep), 0, 0, 0
+        try:
+            return self._collect(set(keep), grace)
+        except OSError as error:
+            raise SnapshotError(f"cannot clean {self.directory}: {error.strerror}") from error
+
+    def _collect(self, kept: set[str], grace: float) -> Collected:
+        removed = freed = total = 0
         with self._locked(fcntl.LOCK_EX):
             for name in self.ids():
                 path = self._snapshots / name
@@ -245,7 +254,7 @@ class SnapshotStore:
                 with contextlib.suppress(SnapshotCorrupt, SnapshotNotFound):
                     self._mark(name, needed)
             # First, so that no cache trusts objects that are gone, if this is where we are killed.
-            self._generation(advance=True)
+            (self.directory / "generation").unlink(missing_ok=True)  # which needs no space, where there is none
             self._objects.remove_incoming()
             for digest, entry in self._objects.all():
                 size = -(-entry.stat().st_size // 4096) * 4096
@@ -319,17 +328,14 @@ class SnapshotStore:
             if entry.stat().st_mtime < time.time() - _CACHE_AGE:
                 os.unlink(entry.path)
 
-    def _generation(self, *, advance: bool = False) -> int:
+    def _generation(self) -> int:
         path = self.directory / "generation"
         try:
-            now = int(path.read_text())
+            return int(path.read_text())
         except (FileNotFoundError, ValueError):
             now = time.time_ns()  # never one that a cache may still know
-            advance = True
-        if advance:
-            now += 1
             replace_file(path, f"{now}\n")
-        return now
+            return now
 
     @contextlib.contextmanager
     def _locked(self, how: int) -> Iterator[None]:

@@ -657,3 +657,34 @@ async def test_the_workspace_of_a_sandbox_is_kept_between_its_blocks(store: Snap
         # the same directory, with files that the block's user may read and write
         result = await executor.run(CodeBlock("print(open('a').read()); open('a', 'a').write('!')"))
         assert (result.verdict, result.stdout) == ("ok", "first\n"), result.stderr
+
+
+@pytest.mark.skipif(not ROOT, reason="mounts")
+def test_a_full_disk_is_said_loses_nothing_and_can_be_cleaned(
+    store: SnapshotStore, workspace: Path, tmp_path: Path
+) -> None:
+    for name in "ab":
+        (workspace / name).write_bytes(os.urandom(2_000_000))
+    snapshot = store.take(workspace)
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", small], check=True, timeout=30)
+    try:
+        target = small / "target"
+        target.mkdir()
+        (target / "mine").write_text("mine")
+        with pytest.raises(SnapshotError, match="No space left"):
+            store.restore(snapshot.id, target)
+        assert tell(target).keys() == {b"mine"}
+        full = SnapshotStore(small / "store")
+        with pytest.raises(SnapshotStoreFull, match="no space left"):
+            full.take(workspace)
+        # no object is a part of what it should be
+        assert sorted(path.stat().st_size for path in (small / "store/objects").glob("*/*")) == [2_000_000]
+        full.collect([], grace=0)
+        assert full.size() == 0
+        (workspace / "b").unlink()
+        full.restore(full.take(workspace).id, tmp_path / "copy")
+        assert tell(tmp_path / "copy") == tell(workspace)
+    finally:
+        subprocess.run(["umount", small], check=True, timeout=30)
