@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentexec import solve
 from agentexec.events import BlockFinished, BlockRefused, Event, Message, MessageAdded, ModelCalled
 from agentexec.models.base import Usage
 from agentexec.stops import (
@@ -16,14 +17,22 @@ from agentexec.stops import (
     ConsecutiveFailures,
     Deadline,
     ExternalStop,
+    HandedTo,
     MaxCost,
+    MaxMessages,
     MaxTokens,
     MaxTurns,
+    RepeatedCode,
+    RepeatedError,
+    SourceSpoke,
     Stall,
     StopWatch,
+    StopWhen,
     TextSeen,
 )
+from sandboxes.fake import FakeExecutor
 from sandboxes.types import CodeBlock, Result, Verdict
+from tests.agentexec.doubles import ScriptedModel, run
 
 CODE = "```python\nx\n```"
 
@@ -215,3 +224,50 @@ def test_combinations_obey_logic(tree: AnyStop, other: AnyStop, events: list[Eve
     assert reached(tree & other) == (reached(tree) and reached(other))
     if tree.certain_after is not None:
         assert after(tree, *events, elapsed=tree.certain_after) is not None
+
+
+def block(code: str, verdict: Verdict = "failed", stderr: str = "") -> Event:
+    return BlockFinished(turn=1, index=0, block=CodeBlock(code), result=Result(verdict=verdict, stderr=stderr))
+
+
+def test_the_same_code_that_fails_again_and_again_whatever_runs_in_between() -> None:
+    repeated = RepeatedCode(2)
+    assert after(repeated, block("a"), block("b")) is None
+    assert after(repeated, block("a"), block("b"), block("c", "ok"), block("a")) == "repeated_code"
+    assert after(repeated, block("a"), block("a", "ok"), block("a")) is None
+    many = [block(str(number)) for number in range(1000)]
+    assert after(repeated, *many) is None
+    assert after(repeated, *many, block("999")) == "repeated_code"
+
+
+def test_the_same_error_in_a_row() -> None:
+    repeated = RepeatedError(2)
+    assert after(repeated, block("a", stderr="x\nE: 1\n"), block("b", stderr="y\nE: 1")) == "repeated_error"
+    assert after(repeated, block("a", stderr="E: 1"), block("b", stderr="E: 2")) is None
+    assert after(repeated, block("a", stderr="E: 1"), block("b", "ok"), block("c", stderr="E: 1")) is None
+    assert after(repeated, block("a", "timeout"), block("b", "memory")) is None
+
+
+def test_who_spoke_and_how_often() -> None:
+    assert after(MaxMessages(2, "ann"), said("", "ann"), said("", "bob")) is None
+    assert after(MaxMessages(2, "ann"), said("", "ann"), said("", "bob"), said("", "ann")) == "max_messages"
+    assert after(SourceSpoke(("ann",)), said("", "bob")) is None
+    assert after(SourceSpoke(("ann", "cy")), said("", "bob"), said("", "ann")) == "source"
+    assert after(SourceSpoke(("ann",)), said("", "ann"), said("", "bob")) is None
+
+
+def test_handed_over() -> None:
+    assert after(HandedTo("user"), said("HANDOFF: user")) == "handoff"
+    assert after(HandedTo("user"), said("HANDOFF: other")) is None
+
+
+def test_a_function() -> None:
+    assert after(StopWhen(lambda event: isinstance(event, BlockRefused)), said("")) is None
+    assert after(StopWhen(lambda event: isinstance(event, BlockRefused), "mine"), REFUSED, said("")) == "mine"
+
+
+async def test_a_run_does_not_go_round_on_the_same_failing_code() -> None:
+    failing = FakeExecutor(lambda block: Result(verdict="failed", exit_code=1))
+    model = ScriptedModel([run("same")] * 9)
+    result = await solve("Do it.", model=model, executor=failing, plan=False, review=False)
+    assert (result.status, result.stop_reason, len(result.blocks)) == ("not_solved", "repeated_code", 3)
