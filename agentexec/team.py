@@ -15,6 +15,7 @@ from agentexec.errors import Suspended
 from agentexec.events import Event, Message
 from agentexec.markdown import read_reply
 from agentexec.stops import AnyStop, Stop, StopWatch
+from agentexec.turns import by_name
 
 
 def outcome(conversation: Conversation) -> str:
@@ -96,6 +97,9 @@ class Concurrent:
     agents: Sequence[Agent]
     join: Callable[[Sequence[Message]], str] = side_by_side
     description: str = ""
+
+    def __post_init__(self) -> None:
+        by_name(self.agents)  # replies are told apart by who gave them
 
     async def reply(self, conversation: Conversation) -> str:
         """Ask all, wait for all, and join. Whoever had answered before an interruption is not asked again.

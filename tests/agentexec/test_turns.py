@@ -98,6 +98,8 @@ async def test_sequential(server: OpenAIServer, model: OpenAIModel) -> None:
 
 @pytest.mark.parametrize("agents", [[], ["a", "a"], ["task"]])
 def test_agents_need_names_of_their_own(agents: list[str]) -> None:
+    with pytest.raises(ValueError, match="names of their own"):
+        Concurrent("panel", [agent_named(name) for name in agents])
     for pattern in (round_robin, sequential):
         with pytest.raises(ValueError, match="names of their own"):
             pattern([agent_named(name) for name in agents])
