@@ -14,9 +14,15 @@ from sandboxes.executor import Executor
 
 async def closed(executor: Executor, arena: Arena) -> None:
     """Fail if anything works in an executor that is not open."""
-    for call in (executor.run(arena.backend.hello), executor.put("a", b""), executor.get("a"), executor.restart()):
+    hello = arena.backend.hello
+    for call in (
+        lambda: executor.run(hello),
+        lambda: executor.put("a", b""),
+        lambda: executor.get("a"),
+        executor.restart,
+    ):
         with pytest.raises(SandboxClosedError):
-            await call
+            await call()
 
 
 class LifetimeTests(Suite):
@@ -166,9 +172,10 @@ class LifetimeTests(Suite):
             result = await asyncio.wait_for(task, arena.soon)
             assert (result.verdict, result.exit_code, result.stdout) == ("lost", None, "up\n")
             assert result.message
-            for call in (executor.run(arena.backend.hello), executor.put("a", b""), executor.get("a"), executor.ping()):
+            hello = arena.backend.hello
+            for call in (lambda: executor.run(hello), lambda: executor.get("a"), executor.ping):
                 with pytest.raises(SandboxLostError):
-                    await call
+                    await call()
             await executor.restart()
             await arena.assert_usable(executor)
 

@@ -1,0 +1,91 @@
+"""The public kit says what it should: yes to sound executors, no to each kind of broken one; and it disturbs nobody."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.sandboxes.backends import LOCAL, require_engine
+from tests.sandboxes.broken import RULES, Boasts, Sound
+
+ROOT = Path(__file__).parents[2]
+MINE = """
+import pytest
+from sandboxes import open_executor
+from sandboxes.conformance import Backend, ContractTests
+
+class TestMine(ContractTests):
+    @pytest.fixture
+    def backend(self):
+        return Backend(lambda limits, workspace: open_executor("local", limits=limits, workspace=workspace))
+"""
+
+
+def outcomes(arguments: Sequence[str], directory: Path = ROOT) -> dict[str, str]:
+    """Run pytest in a process of its own; return each test's outcome by its name, `Class::test`."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "--tb=no", "-q", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=300)
+    found = re.findall(r"::(\w+::.+) (PASSED|FAILED|SKIPPED|ERROR|XFAIL|XPASS)\b", done.stdout)
+    assert found, done.stdout + done.stderr
+    return dict(found)
+
+
+@pytest.mark.timeout(310)
+def test_each_broken_rule_fails_its_own_test_and_a_sound_executor_passes_it() -> None:
+    broken = {f"Test{kind.__name__}::{test}" for kind, test in RULES.items()}
+    sound = {f"TestSound::{test}" for kind, test in RULES.items() if not issubclass(kind, Boasts)}  # type: ignore[arg-type]
+    found = outcomes([f"tests/sandboxes/broken.py::{name}" for name in sorted(broken | sound)])
+    assert {name: outcome for name, outcome in found.items() if name.startswith(f"Test{Sound.__name__}::")} == (
+        dict.fromkeys(sound, "PASSED")
+    )
+    assert {name for name, outcome in found.items() if outcome == "FAILED"} == broken
+
+
+@pytest.mark.timeout(310)
+def test_the_in_memory_example_passes() -> None:
+    found = outcomes(["examples/test_custom_backends.py", "-k", "Calculator"])
+    assert set(found.values()) == {"PASSED", "SKIPPED"}
+    assert list(found.values()).count("PASSED") >= 35
+
+
+@pytest.mark.timeout(310)
+def test_the_byte_stream_example_passes() -> None:
+    found = outcomes(["examples/test_custom_backends.py", "-k", "Plain and not reachable and not administration"])
+    assert set(found.values()) == {"PASSED", "SKIPPED"}
+    assert list(found.values()).count("PASSED") >= 60
+
+
+def test_a_registered_executor_is_tested_by_its_name() -> None:
+    require_engine(LOCAL.installed(), LOCAL.engine)
+    command = [sys.executable, "-m", "sandboxes.conformance", "local", "-k", "test_failed or test_odd_names", "-q"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout
+
+
+def test_a_name_that_is_missing_is_asked_for() -> None:
+    done = subprocess.run([sys.executable, "-m", "sandboxes.conformance"], capture_output=True, text=True, timeout=50)
+    assert done.returncode == 2
+    assert "usage: python -m sandboxes.conformance NAME[:ARG]" in done.stderr
+    assert "local" in done.stderr
+
+
+def test_one_fixture_is_enough_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "test_mine.py").write_text(MINE)
+    plain = ["-p", "no:asyncio", "-p", "no:timeout", "test_mine.py", "-k", "missing or listed"]
+    assert set(outcomes(plain, tmp_path).values()) == {"PASSED"}
+
+
+def test_installing_the_toolkit_changes_nobodys_tests(tmp_path: Path) -> None:
+    code = "import sys\ndef test_it():\n    assert not [name for name in sys.modules if name.startswith('sandboxes')]\n"
+    (tmp_path / "test_other.py").write_text(code)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_other.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50)
+    assert "1 passed" in done.stdout, done.stdout
