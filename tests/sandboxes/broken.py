@@ -227,4 +227,4 @@ def tests_of(kind: Callable[..., Any]) -> type[ConformanceTests]:
     return type(f"Test{kind.__name__}", (ConformanceTests,), {"backend": pytest.fixture(backend)})
 
 
-globals().update({f"Test{kind.__name__}": tests_of(kind) for kind in (Sound, *RULES)})
+globals().update({f"Test{kind.__name__}": tests_of(kind) for kind in RULES})

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.sandboxes.backends import LOCAL, require_engine
-from tests.sandboxes.broken import RULES, Boasts, Sound
+from tests.sandboxes.broken import RULES
 
 ROOT = Path(__file__).parents[2]
 MINE = """
@@ -38,14 +38,11 @@ def outcomes(arguments: Sequence[str], directory: Path = ROOT) -> dict[str, str]
 
 
 @pytest.mark.timeout(310)
-def test_each_broken_rule_fails_its_own_test_and_a_sound_executor_passes_it() -> None:
+def test_each_broken_rule_fails_its_own_test() -> None:
+    # That sound executors pass the same tests is shown by the examples and by our own backends.
     broken = {f"Test{kind.__name__}::{test}" for kind, test in RULES.items()}
-    sound = {f"TestSound::{test}" for kind, test in RULES.items() if not issubclass(kind, Boasts)}  # type: ignore[arg-type]
-    found = outcomes([f"tests/sandboxes/broken.py::{name}" for name in sorted(broken | sound)])
-    assert {name: outcome for name, outcome in found.items() if name.startswith(f"Test{Sound.__name__}::")} == (
-        dict.fromkeys(sound, "PASSED")
-    )
-    assert {name for name, outcome in found.items() if outcome == "FAILED"} == broken
+    found = outcomes([f"tests/sandboxes/broken.py::{name}" for name in sorted(broken)])
+    assert found == dict.fromkeys(broken, "FAILED")
 
 
 @pytest.mark.timeout(310)

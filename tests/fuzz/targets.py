@@ -1,0 +1,152 @@
+"""What hostile bytes reach first, as functions of bytes. Each raises only if an invariant is broken."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+
+from agentexec.markdown import read_reply, without_thoughts
+from agentexec.models.api import _ChatReply, _ResponsesReply
+from agentexec.models.failures import Call, Failure
+from agentexec.models.sse import EventReader, EventSizeError
+from sandboxes import ByteStream, SandboxError
+from sandboxes import link as link_module
+from sandboxes.docker.stream import AttachedStream
+from sandboxes.jupyter.cell import MAX_DISPLAY_BYTES, MAX_DISPLAYS, MAX_TEXT, Cell
+from sandboxes.runner.frames import CONTROL, HEADER, MAX_PAYLOAD, Decoder, FrameError, decode_control, encode
+
+SIZES = (1, 2, 3, 5, 8, 64, 4096)
+
+
+def pieces(data: bytes) -> Iterator[bytes]:
+    """Cut data as a network would; its first byte says into how large pieces."""
+    size = SIZES[data[0] % len(SIZES)] if data else 1
+    for start in range(1, len(data), size):
+        yield data[start : start + size]
+
+
+def frames(data: bytes) -> None:
+    """A stream of bytes is frames of bounded size, or a `FrameError`; nothing is invented, nothing is lost."""
+    decoder, found = Decoder(), b""
+    with contextlib.suppress(FrameError):
+        for piece in pieces(data):
+            for kind, payload in decoder.feed(piece):
+                assert len(payload) <= MAX_PAYLOAD
+                found += encode(kind, payload)
+                if kind == CONTROL:
+                    with contextlib.suppress(FrameError):
+                        assert isinstance(decode_control(payload), dict)
+            assert len(decoder._buffer) <= HEADER.size + MAX_PAYLOAD
+    assert data[1:].startswith(found)
+
+
+def report(data: bytes) -> None:
+    """What a runner says of a block is a checked report, or one of our errors."""
+    with contextlib.suppress(SandboxError):
+        said = link_module._report(data)
+        assert said.exit_code is None or 0 <= said.exit_code <= 255
+        assert len(said.files) <= 1000
+
+
+class Kernel:
+    """A client whose kernel says what it likes, and then that it is idle."""
+
+    def __init__(self, messages: list[Any]) -> None:
+        self._messages = messages
+
+    def execute(self, code: str, **_: object) -> str:
+        return "asked"
+
+    async def get_iopub_msg(self, timeout: object) -> Any:
+        if self._messages:
+            return self._messages.pop(0)
+        return {"parent_header": {"msg_id": "asked"}, "msg_type": "status", "content": {"execution_state": "idle"}}
+
+
+def cell(data: bytes) -> None:
+    """Whatever a kernel sends, a cell comes to its end with bounded text that can be written as JSON."""
+    messages: list[Any] = []
+    for line in data.splitlines()[:300]:
+        with contextlib.suppress(ValueError, RecursionError):
+            messages.append(json.loads(line))
+    talk = Cell(cast(Any, Kernel(messages)))
+    asyncio.run(asyncio.wait_for(talk.run("pass"), 20))
+    assert len(talk.displays) <= MAX_DISPLAYS
+    assert sum(len(text) for each in talk.displays for text in each.data.values()) <= MAX_DISPLAY_BYTES
+    for display in talk.displays:
+        display.model_dump_json().encode()
+    if talk.error is not None:
+        talk.error.model_dump_json().encode()
+        assert len(talk.error.traceback) <= MAX_TEXT
+    assert all(isinstance(note, str) for note in talk.notes)
+
+
+def markdown(data: bytes) -> None:
+    """No text runs that is not inside a fence."""
+    text = data.decode("utf-8", "replace")
+    reply = read_reply(text)
+    visible = without_thoughts(text)
+    opened = len(re.findall(r"`{3}|~{3}", visible))
+    assert len(reply.blocks) + len(reply.unfinished) <= opened
+    for block in reply.blocks:
+        # Indentation, quotation marks and the ends of lines belong to the message; the rest has to be there as it is.
+        for line in re.split(r"\r\n|\n|\r", block.code):
+            assert line.strip().replace("\0", "") in visible.replace("\0", ""), line
+    assert reply.answer is None or not reply.blocks
+    assert read_reply("    " + "\n    ".join(text.replace("`", "").replace("~", "").splitlines())).blocks == ()
+
+
+def model(data: bytes) -> None:
+    """What a model server streams is a reply, or one of our failures, in either protocol."""
+    for kind in (_ChatReply, _ResponsesReply):
+        reader, reply = EventReader(), kind(Call("model", "http://server", ""), None)
+        with contextlib.suppress(EventSizeError, UnicodeDecodeError, Failure):
+            for piece in pieces(data):
+                for event in reader.feed(piece):
+                    reply.feed(event)
+            for event in reader.finish():
+                reply.feed(event)
+            completion = reply.completion()
+            completion.text.encode()
+            assert completion.usage is None or completion.usage.input_tokens >= 0
+        whole = kind(Call("model", "http://server", ""), None)
+        with contextlib.suppress(Failure, UnicodeDecodeError):
+            whole.feed_whole(data[1:])
+            whole.completion().text.encode()
+
+
+class Nothing(ByteStream):
+    """A connection that is at its end."""
+
+    async def receive(self) -> bytes:
+        return b""
+
+    async def send(self, data: bytes) -> None:
+        raise OSError
+
+    async def close(self) -> None:
+        pass
+
+
+async def _nothing() -> None:
+    pass
+
+
+def docker(data: bytes) -> None:
+    """An engine's stream is taken apart the same way however it is cut; what it prints is bounded."""
+    whole = AttachedStream(Nothing(), b"", _nothing)
+    cut = AttachedStream(Nothing(), b"", _nothing)
+    expected = whole._demultiplex(data[1:])
+    assert b"".join(cut._demultiplex(piece) for piece in pieces(data)) == expected
+    assert cut.diagnosis() == whole.diagnosis()
+    assert len(expected) <= len(data)
+    assert len(cut.diagnosis()) <= 1 << 16
+
+
+TARGETS: Mapping[str, Callable[[bytes], None]] = {
+    each.__name__: each for each in (frames, report, cell, markdown, model, docker)
+}
