@@ -10,6 +10,6 @@ from tests.soak import soak
 
 @pytest.mark.timeout(120)
 async def test_nothing_grows_with_the_number_of_blocks(backend: Backend) -> None:
-    findings = await soak(backend.spec, 200)
+    findings = await soak(backend.spec, 200, **backend.options)
     assert findings.problems() == []
     assert {"ok", "failed", "disk", "timeout", "cpu_time", "memory", "cancelled"} <= set(findings.verdicts)

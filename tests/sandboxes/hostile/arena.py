@@ -4,101 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import secrets
-import select
-import socket
 import textwrap
-import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from sandboxes import CodeBlock, Executor, Limits, OnOutput, Result
+from sandboxes.conformance.canaries import (
+    Canaries,
+    changed_since,
+    open_descriptors,
+    own_memory,
+    own_threads,
+    tagged,
+)
 from sandboxes.docker.workspace import NOBODY
 from sandboxes.runner import BOOTSTRAP
 from tests.sandboxes.backends import Backend
 
 GRACE = 2.0
 """Seconds after `wall_time` within which a call must have returned."""
+GROWTH = 24 << 20
+"""Bytes by which this process may have grown after a case: an allocator does not give everything back."""
 WALL = 10.0
 """Default `wall_time`: never reached by a case that is not about time, on any machine."""
 PROBE = "import os; print('next', sorted(int(name) for name in os.listdir('/proc') if name.isdigit()), os.getpid())"
-
-
-class Canaries:
-    """Things on this machine that no block may see, touch or reach.
-
-    Attributes:
-        secret: Text that must never come out of a sandbox.
-        file: A file that holds it.
-        port: TCP and UDP port on the loopback interface.
-        abstract: Name of an abstract unix socket, without the NUL.
-        path: Of a unix socket.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self.secret = f"secret-{secrets.token_hex(8)}"
-        self.file = directory / "canary.txt"
-        self.file.write_text(self.secret)
-        self.path = directory / "canary.sock"
-        self.abstract = f"canary-{secrets.token_hex(8)}"
-        tcp = socket.create_server(("127.0.0.1", 0))
-        self.port: int = tcp.getsockname()[1]
-        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        udp.bind(("127.0.0.1", self.port))
-        unix = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(2)]
-        for listener, name in zip(unix, (f"\0{self.abstract}", str(self.path)), strict=True):
-            listener.bind(name)
-            listener.listen()
-        self._sockets = [tcp, udp, *unix]
-        self._before = self._look()
-
-    def _look(self) -> tuple[object, ...]:
-        directory = self.file.parent
-        status = self.file.stat()
-        return (
-            sorted(os.listdir(directory)),
-            self.file.read_text(),
-            status.st_mode,
-            status.st_mtime_ns,
-            status.st_nlink,
-        )
-
-    def assert_untouched(self) -> None:
-        assert self._look() == self._before
-        assert select.select(self._sockets, [], [], 0)[0] == [], "something inside reached a socket of the host"
-
-    def close(self) -> None:
-        for each in self._sockets:
-            each.close()
-
-
-def open_descriptors() -> dict[int, str]:
-    """Return what this process has open."""
-    found = {}
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
-    return found
-
-
-async def changed_since(before: dict[int, str]) -> set[tuple[int, str]]:
-    """Return what is open now or was before, and not both; the pool's threads may take a moment to close their own.
-
-    What has gone counts too: it was somebody else's, and is closed by mistake.
-    """
-    end = time.monotonic() + 1
-    while (changed := before.items() ^ open_descriptors().items()) and time.monotonic() < end:
-        await asyncio.sleep(0.02)
-    return changed
-
-
-def own_threads() -> set[threading.Thread]:
-    """Return the living threads, without those of the event loop's pool, which ends with it."""
-    return {each for each in threading.enumerate() if each.is_alive() and not each.name.startswith("asyncio_")}
 
 
 class Arena:
@@ -136,7 +69,7 @@ class Arena:
     @contextlib.asynccontextmanager
     async def executor(self, **limits: Any) -> AsyncIterator[Executor]:
         """Open an executor; when it is closed, check that nothing of it is left."""
-        gc.collect()  # what an earlier test has left to the collector must not go while we count
+        memory = own_memory()
         descriptors = open_descriptors()
         threads = own_threads()
         processes = self._outside = self.backend.processes()
@@ -148,6 +81,8 @@ class Arena:
         assert not left, f"processes are left after close: {sorted(left)}"
         assert await changed_since(descriptors) == set()
         assert own_threads() <= threads
+        grown = own_memory() - memory
+        assert grown < GROWTH, f"this process has grown by {grown >> 20} MiB"
 
     def assert_clean_outside(self) -> None:
         self.canaries.assert_untouched()
@@ -221,14 +156,3 @@ def _is_ours(pid: int) -> bool:
         return BOOTSTRAP[:20].encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
-
-
-def tagged(tag: str) -> list[int]:
-    """Return the ids of processes on this machine with a tag in their arguments."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != os.getpid():
-            with contextlib.suppress(OSError):
-                if tag.encode() in Path(f"/proc/{name}/cmdline").read_bytes():
-                    found.append(int(name))
-    return found

@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sandboxes.conformance.canaries import tagged
 from tests.sandboxes.backends import Backend
-from tests.sandboxes.hostile.arena import tagged
 
 OWNER = """
 import asyncio, json, sys

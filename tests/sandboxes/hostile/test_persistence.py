@@ -1,0 +1,118 @@
+"""Section H, and what else outlives a block: the next block, the next run and the host are unaffected."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from sandboxes import CodeBlock
+from sandboxes.runner.files import remove_tree
+from tests.sandboxes.hostile.arena import Arena
+
+PLANTED = "raise SystemExit('planted')"
+HOOKS = {
+    "sitecustomize.py": PLANTED,
+    "usercustomize.py": PLANTED,
+    "planted.pth": "import sys; sys.exit('planted')",
+    "json.py": PLANTED,
+    ".bashrc": "echo planted; exit 9",
+    ".profile": "echo planted; exit 9",
+    ".bash_profile": "echo planted; exit 9",
+    ".config/pip/pip.conf": "[global]\nindex-url = http://127.0.0.1:1/\n",
+    ".pip/pip.conf": "[global]\nindex-url = http://127.0.0.1:1/\n",
+    ".ipython/profile_default/startup/00.py": PLANTED,
+    ".ipython/profile_default/ipython_config.py": PLANTED,
+    ".local/share/jupyter/kernels/python3/kernel.json": '{"argv": ["false"], "language": "python"}',
+    ".jupyter/jupyter_config.py": PLANTED,
+    ".local/lib/python3/site-packages/sitecustomize.py": PLANTED,
+    ".git/config": "[core]\n\tfsmonitor = touch planted\n\thooksPath = .git/hooks\n",
+    ".git/hooks/post-checkout": "#!/bin/sh\ntouch planted\n",
+    "agentexec.toml": '[sandbox]\nspec = "none"\nnetwork = "on"\nisolation = "none"\n',
+    ".env": "LD_PRELOAD=/workspace/evil.so\nPYTHONSTARTUP=/workspace/json.py\n",
+}
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["next block", "next run"])
+async def test_files_that_programs_read_at_their_start_change_nothing(arena: Arena, restarted: bool) -> None:
+    # In the workspace, and in whatever blocks have for a home.
+    code = f"""
+    import os
+    for top in (os.getcwd(), os.path.expanduser("~"), os.environ.get("TMPDIR", "/tmp")):
+        for name, content in {HOOKS!r}.items():
+            path = os.path.join(top, name)
+            try:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                with open(path, "w") as file: file.write(content)
+                os.chmod(path, 0o755)
+            except OSError:
+                pass
+    """
+    check = """
+    import os, subprocess, sys
+    print(sys.argv[1:], "LD_PRELOAD" in os.environ, "PYTHONSTARTUP" in os.environ)
+    print(subprocess.run(["bash", "-c", "echo shell"], capture_output=True).stdout)
+    print(os.path.exists("planted"))
+    """
+    async with arena.executor() as executor:
+        result = await executor.run(CodeBlock(arena.source(code)))
+        assert result.verdict == "ok", result.stderr
+        if restarted:
+            await executor.restart()
+        # json.py may shadow for a block that imports it, which this one does not.
+        result = await executor.run(CodeBlock(arena.source(check)))
+        assert (result.verdict, result.stdout) == ("ok", "[] False False\nb'shell\\n'\nFalse\n"), result
+        assert (await executor.run(CodeBlock("echo $0 | wc -l", language="sh"))).stdout == "1\n"
+        await arena.assert_usable(executor)
+
+
+async def test_poisoned_bytecode_of_the_library_is_not_possible(arena: Arena) -> None:
+    code = """
+    import json, os, sys
+    made = []
+    for module in list(sys.modules.values()):
+        cached = getattr(module, "__cached__", None)
+        if cached and not cached.startswith(os.getcwd()):
+            for path in (cached, os.path.join(os.path.dirname(cached), "planted.pyc")):
+                try:
+                    open(path, "ab").close()
+                    made.append(path)
+                except OSError:
+                    pass
+    print(made)
+    """
+    assert (await arena.attack(code)).stdout == "[]\n"
+
+
+async def test_two_runs_that_share_a_workspace_see_its_files_and_nothing_else(arena: Arena) -> None:
+    plant = "import os\nopen('shared', 'w').write('one'); open('/tmp/mine' if os.access('/tmp', 2) else 'no', 'w')"
+    async with arena.executor() as one, arena.backend.open(workspace=arena.workspace) as two:
+        await asyncio.gather(one.run(CodeBlock(plant)), two.run(CodeBlock("print(1)")))
+        results = await asyncio.gather(
+            *(each.run(CodeBlock(f"open('f{n}', 'w').write('x')")) for n, each in enumerate((one, two) * 5))
+        )
+        assert [result.verdict for result in results] == ["ok"] * 10
+        seen = await two.run(CodeBlock("import os; print(open('shared').read(), os.path.exists('/tmp/mine'))"))
+        assert seen.stdout == "one False\n"
+        await two.restart()
+        assert await one.get("shared") == b"one"
+
+
+async def test_five_megabytes_of_source_run(arena: Arena) -> None:
+    code = "x = 1\n" + "# " + "y" * 98 + "\n"
+    source = code * 50_000 + "print(x)\n"
+    async with arena.executor(wall_time=30) as executor:
+        result = await executor.run(CodeBlock(source))
+        assert (result.verdict, result.stdout) == ("ok", "1\n"), result.message
+        await arena.assert_usable(executor)
+
+
+@pytest.mark.timeout(240)
+async def test_tree_10000_directories_deep_is_bounded_and_removed(arena: Arena) -> None:
+    code = "import os\nfor _ in range(10_000):\n    os.mkdir('d')\n    os.chdir('d')\n"
+    async with arena.executor(wall_time=20) as executor:
+        result = await executor.run(CodeBlock(code))
+        assert result.verdict == "ok", (result.message, result.stderr[-500:])
+        assert (await executor.run(CodeBlock("print(1)"))).stdout == "1\n"
+    remove_tree(str(arena.workspace))
+    assert not arena.workspace.exists()
