@@ -300,9 +300,9 @@ def test_interrupt_while_the_model_writes(cli: Cli, server: OpenAIServer) -> Non
 @pytest.mark.parametrize("flags", [(), ("--isolation", "auto")])
 def test_interrupt_at_the_very_start_is_one_object_too(cli: Cli, server: OpenAIServer, flags: tuple[str, ...]) -> None:
     server.slow = 30
-    # From the first moment at which the temporary workspace is there, handlers are put in place soon.
+    # From the first moment at which the workspace is there, handlers are put in place soon.
     with cli.start("solve", "x", *ALONE, "--json", *flags) as process:
-        while not list(Path(cli.env["TMPDIR"]).iterdir()):
+        while not list(Path(cli.env["HOME"]).glob(".local/share/agentexec/workspaces/*")):
             assert process.poll() is None
             time.sleep(0.001)
         time.sleep(0.1)
