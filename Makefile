@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 DEMO := examples/sunspots
 
-.PHONY: demo test check images bench setup clean
+.PHONY: demo test check images bench endurance setup clean
 
 demo: setup ## solve a real task in the real sandbox, with the model's side played back from a recording
 	$(PYTHON) -m agentexec solve "$$(cat $(DEMO)/task.txt)" --model replay:$(DEMO)/recorded.jsonl \
@@ -23,6 +23,11 @@ images: setup ## build the images of the Docker sandbox
 
 bench: setup ## measure speed and memory beside their floors
 	$(PYTHON) -m tests.bench
+
+endurance: setup ## kill owners, run thousands of blocks, feed the parsers: an hour
+	$(PYTHON) -m tests.crash --kills 200
+	$(PYTHON) -m tests.soak --blocks 10000 --backend local
+	$(PYTHON) -m tests.fuzz --seconds 60
 
 setup:
 	@sh .ci/setup
