@@ -14,11 +14,11 @@ from agentexec.agents.planner import SHAPE as PLAN
 from agentexec.agents.reviewer import SHAPE as REVIEW
 from agentexec.context import Context
 from agentexec.human import Gate, Human
-from agentexec.markdown import visible
 from agentexec.models import Model, make_model
 from agentexec.stops import Stall
 from agentexec.team import Team
 from agentexec.turns import accepted_answer, solve_cycle
+from agentexec.visible import visible
 from sandboxes.executor import Executor
 from sandboxes.paths import workspace_path
 

@@ -100,7 +100,7 @@ class AnyOf(StopCondition[tuple[Any, Any]]):
         return self.left.start, self.right.start
 
     def step(self, state: tuple[Any, Any], event: Event) -> tuple[Any, Any]:
-        return self.left.step(state[0], event), self.right.step(state[1], event)
+        return _both(self, state, event)
 
     def check(self, state: tuple[Any, Any], elapsed: float) -> Stop | None:
         return self.left.check(state[0], elapsed) or self.right.check(state[1], elapsed)
@@ -123,7 +123,7 @@ class AllOf(StopCondition[tuple[Any, Any]]):
         return self.left.start, self.right.start
 
     def step(self, state: tuple[Any, Any], event: Event) -> tuple[Any, Any]:
-        return self.left.step(state[0], event), self.right.step(state[1], event)
+        return _both(self, state, event)
 
     def check(self, state: tuple[Any, Any], elapsed: float) -> Stop | None:
         left = self.left.check(state[0], elapsed)
@@ -136,6 +136,12 @@ class AllOf(StopCondition[tuple[Any, Any]]):
     def certain_after(self) -> float | None:
         left, right = self.left.certain_after, self.right.certain_after
         return None if left is None or right is None else max(left, right)
+
+
+def _both(pair: AnyOf | AllOf, state: tuple[Any, Any], event: Event) -> tuple[Any, Any]:
+    left, right = pair.left.step(state[0], event), pair.right.step(state[1], event)
+    # Most events change nothing, and what is kept need not be made anew for each.
+    return state if left is state[0] and right is state[1] else (left, right)
 
 
 def _require_positive(name: str, value: float | Decimal) -> None:

@@ -22,6 +22,9 @@ Answer = Result | str
 Answers = Mapping[str, Answer] | Iterable[Answer] | Callable[[CodeBlock], Answer]
 
 
+_NOTHING_HOLDS = Isolation(tier="fake", unenforced=tuple(Limits.model_fields))
+
+
 class FakeExecutor(Executor):
     """Answers blocks from a table, a sequence or a function, and records what it was asked.
 
@@ -54,7 +57,7 @@ class FakeExecutor(Executor):
 
     @property
     def isolation(self) -> Isolation:
-        return Isolation(tier="fake", unenforced=tuple(Limits.model_fields))
+        return _NOTHING_HOLDS
 
     async def start(self) -> None:
         self._open = True

@@ -158,6 +158,10 @@ class Isolation(_Frozen):
     unenforced: tuple[str, ...] = ()
 
 
+_UNKNOWN = Isolation(tier="unknown")
+# One for all results: a plain default would be copied, deeply, for every result that is made.
+
+
 class Result(_Frozen):
     """What came of a block. A block that fails is a result, never an exception.
 
@@ -196,7 +200,7 @@ class Result(_Frozen):
     displays: tuple[Display, ...] = ()
     error: ErrorInfo | None = None
     execution_count: int | None = None
-    isolation: Isolation = Isolation(tier="unknown")
+    isolation: Isolation = Field(default_factory=lambda: _UNKNOWN)
     message: str = ""
 
     @property

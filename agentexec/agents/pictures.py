@@ -6,8 +6,8 @@ import base64
 import hashlib
 from typing import get_args
 
-from agentexec.markdown import visible
 from agentexec.pictures import LONGEST_SIDE, Picture, PictureType, picture_size
+from agentexec.visible import visible
 from sandboxes.types import Display, Result
 
 MAX_PICTURES, MAX_BYTES = 8, 4 << 20

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from agentexec.events import Answer, Question
-from agentexec.markdown import visible
+from agentexec.visible import visible
 from sandboxes.languages import find_language
 
 END = "."

@@ -22,10 +22,10 @@ from agentexec.cli.tracing import tracing
 from agentexec.context import Context
 from agentexec.errors import SettingsError, SnapshotError, StoreError
 from agentexec.events import BlockFinished, Event, RunFinished, RunStarted
-from agentexec.markdown import visible
 from agentexec.search import Candidate, SearchResult, best_of, check_command
 from agentexec.settings import Settings, load_settings
 from agentexec.store import Store
+from agentexec.visible import visible
 from sandboxes.errors import SandboxError
 
 _FAILED = {"model_failed": 3, "sandbox_failed": SANDBOX_FAILED}

@@ -29,8 +29,8 @@ def complete_runs(incomplete: str) -> list[tuple[str, str]]:
 
 def _runs(incomplete: str) -> Iterator[tuple[str, str]]:
     from agentexec.errors import StoreError
-    from agentexec.markdown import visible
     from agentexec.store import Store
+    from agentexec.visible import visible
 
     with contextlib.suppress(StoreError), Store(create=False) as store:
         for run in reversed(store.runs(text=incomplete or None, limit=MOST_RUNS)):

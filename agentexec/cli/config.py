@@ -10,8 +10,8 @@ from typing import get_args, get_origin
 from agentexec.cli.options import USAGE, fail, place_of
 from agentexec.cli.output import say, write_stdout
 from agentexec.errors import SettingsError
-from agentexec.markdown import visible
 from agentexec.settings import FILE_NAME, Settings, Sourced, explain_settings, load_settings, unknown_variables
+from agentexec.visible import visible
 from sandboxes.registry import executor_names
 
 _SHORT = {"-m": "--model", "-s": "--sandbox"}

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agentexec.cli.output import CannotWrite, say, write_stdout
-from agentexec.markdown import visible
+from agentexec.visible import visible
 from sandboxes.doctor import BackendReport, Diagnosis, Finding, diagnose
 
 WIDTH = 80

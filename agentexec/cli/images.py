@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from agentexec.cli.options import SANDBOX_FAILED, USAGE, fail
 from agentexec.cli.output import say, write_stdout
-from agentexec.markdown import visible
+from agentexec.visible import visible
 from sandboxes.errors import SandboxError, SandboxUnavailable
 
 

@@ -6,18 +6,19 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
-from pydantic import ValidationError
 
 from agentexec.cli.completing import complete_sandboxes
 from agentexec.cli.output import say
-from agentexec.errors import SettingsError
-from sandboxes.errors import SandboxError, UnknownExecutor
-from sandboxes.executor import Executor
-from sandboxes.registry import open_executor
-from sandboxes.types import Limits
+
+# Pydantic, asyncio and the sandboxes are imported by what needs them: commands that only read the store do not.
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+    from sandboxes.executor import Executor
+    from sandboxes.types import Limits
 
 USAGE, SANDBOX_FAILED = 2, 125
 """Exit statuses: a command line that makes no sense, and a sandbox that failed."""
@@ -123,6 +124,7 @@ def read_place(flags: Mapping[str, Any], workspace: Path | None) -> Place:
     values: Mapping[str, Any] = flags
     # Settings cost some 20 ms of imports, which most runs of a single program can do without.
     if any(name.startswith("AGENTEXEC_") for name in os.environ) or Path("agentexec.toml").exists():
+        from agentexec.errors import SettingsError
         from agentexec.settings import load_settings
 
         try:
@@ -134,6 +136,10 @@ def read_place(flags: Mapping[str, Any], workspace: Path | None) -> Place:
 
 def place_of(values: Mapping[str, Any]) -> Place:
     """Return where blocks run by settings or flags; ends the command where a limit makes no sense."""
+    from pydantic import ValidationError
+
+    from sandboxes.types import Limits
+
     given = {field: values[name] for name, field in LIMIT_FIELDS.items() if values.get(name) is not None}
     if "network" in given:
         given["network"] = given["network"] == "on"
@@ -175,6 +181,9 @@ def make_executor(place: Place, workspace: Path | None, *, bar: bool) -> Executo
         workspace: Directory to work in; None takes one that is thrown away.
         bar: Whether a bar may be drawn while an image is pulled.
     """
+    from sandboxes.errors import SandboxError, UnknownExecutor
+    from sandboxes.registry import open_executor
+
     options: dict[str, Any] = {} if place.isolation is None else {"isolation": place.isolation}
     if place.sandbox.partition(":")[0] in ("docker", "jupyter+docker"):
         from agentexec.cli.pull import PullReport

@@ -6,9 +6,12 @@ import codecs
 import os
 import select
 import sys
+from typing import TYPE_CHECKING
 
-from agentexec.cli.signals import Interrupts
-from agentexec.markdown import visible
+from agentexec.visible import visible
+
+if TYPE_CHECKING:
+    from agentexec.cli.signals import Interrupts
 
 BROKEN_PIPE = 141
 """128 + SIGPIPE, which is how other programs end when nobody reads their output any more."""

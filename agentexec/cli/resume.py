@@ -18,11 +18,11 @@ from agentexec.cli.runs import fail_store, opened
 from agentexec.cli.solve import kept_settings, make_workspace, read_files
 from agentexec.errors import RunNotFound, SettingsError, SnapshotError, StoreError
 from agentexec.events import Answer, BlockFinished, Event, MessageAdded, RunFinished, RunStarted
-from agentexec.markdown import visible
 from agentexec.parts import ROLES
 from agentexec.settings import Settings, load_settings
 from agentexec.store import Recorder, RunSummary, Store
 from agentexec.store.codec import UnknownEvent
+from agentexec.visible import visible
 from agentexec.workspaces import is_half_done, restore
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from agentexec.cli.options import SANDBOX_FAILED, USAGE, fail, make_executor, read_place
 from agentexec.cli.output import CannotWrite, Output, say, say_lines, write_stdout
 from agentexec.cli.signals import INTERRUPTED, Interrupted, interrupts
-from agentexec.markdown import visible
+from agentexec.visible import visible
 from sandboxes.errors import SandboxError, UnknownLanguage
 from sandboxes.executor import Executor
 from sandboxes.languages import find_language, language_of_file

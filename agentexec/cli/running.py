@@ -24,11 +24,11 @@ from agentexec.errors import SettingsError, StoreError
 from agentexec.events import Answer, Event, Question, RunFinished, RunStarted, Status
 from agentexec.human import Human, later
 from agentexec.log import new_run_id
-from agentexec.markdown import visible
 from agentexec.result import SolveResult, result_of
 from agentexec.settings import Settings
 from agentexec.solving import solve
 from agentexec.store import Recorder
+from agentexec.visible import visible
 from sandboxes.errors import SandboxError, UnknownExecutor
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from agentexec.cli.options import STORE_FAILED, USAGE, fail
 from agentexec.cli.output import CannotWrite, say, write_stdout
 from agentexec.errors import RunBusy, RunNotFound, StoreError, StoreUnavailable
 from agentexec.store import RunSummary, Store
+from agentexec.visible import visible
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -63,8 +64,6 @@ def _line(run: RunSummary) -> str:
     task = " ".join(run.task.split()) or "-"
     room = max(20, shutil.get_terminal_size((120, 24)).columns - len(head))
     # Ids and states are ours; a task may hold anything.
-    from agentexec.markdown import visible
-
     shown = visible(task, keep="")
     return head + (shown if len(shown) <= room else f"{shown[: room - 1]}…")
 
@@ -97,7 +96,6 @@ def show_command(path: str | None, run: str) -> int:
 
 def header_of(run: RunSummary) -> list[str]:
     """Return what is known of a run in a few lines."""
-    from agentexec.markdown import visible
     from agentexec.transcript import moment, price
 
     tokens = "tokens unknown" if run.tokens is None else f"{run.tokens:,} tokens"

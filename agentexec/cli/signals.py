@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -32,6 +31,8 @@ class Interrupts:
         self.count = 0
         self.over = False
         self.writing = False
+        import asyncio  # a fifth of what a command takes that only lists something
+
         self._loop = asyncio.get_running_loop()
         self._on_interrupt = on_interrupt
 

@@ -33,9 +33,9 @@ from agentexec.events import (
     RunStarted,
     StateRestored,
 )
-from agentexec.markdown import visible
 from agentexec.models import REPLAY_PREFIX
 from agentexec.models.base import Usage
+from agentexec.visible import visible
 from sandboxes.types import CodeBlock, Result, Stream
 
 SHOWN_BYTES = 8 << 10

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from agentexec.markdown import visible
 from agentexec.models.base import ChatMessage
 from agentexec.pictures import Picture
+from agentexec.visible import visible
 
 Images = Literal["auto", "off"]
 
