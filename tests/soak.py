@@ -64,14 +64,12 @@ class Findings:
         wrong: Blocks that did not end as they must.
         samples: In order.
         seconds: Of each harmless block, in order.
-        keeps_state: Whether what is inside remembers every block, and so may grow.
     """
 
     verdicts: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    keeps_state: bool = False
 
     def tenths(self, of: Callable[[Sample], float]) -> tuple[float, float]:
         """Return the medians of the first tenth, which begins after the second sample, and of the last."""
@@ -94,7 +92,7 @@ class Findings:
             ("memory in the sandbox", lambda sample: sample.inside, 8 << 20),
         ):
             first, last = self.tenths(of)
-            if last - first > allowed and not (self.keeps_state and name == "memory in the sandbox"):
+            if last - first > allowed:
                 found.append(f"{name}: {first:.0f} at first, {last:.0f} at last")
         return found
 
@@ -149,7 +147,6 @@ async def soak(spec: str, count: int, **options: Any) -> Findings:
     if spec.startswith("jupyter"):  # a kernel is itself larger than a block, and its whole life counts
         limits = LIMITS.model_copy(update={"memory": 1 << 30, "cpu_time": None})
     async with open_executor(spec, limits=limits, **options) as executor:
-        findings.keeps_state = executor.keeps_state
         await executor.run(HELLO)
         every = max(1, count // 100)
         for number, (expected, block) in enumerate(blocks(count, executor.keeps_state)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import math
 import re
@@ -18,6 +19,8 @@ from sandboxes.types import Display, ErrorInfo
 MAX_DISPLAYS, MAX_DISPLAY_BYTES = 100, 16 << 20
 MAX_TEXT = 1 << 20
 """Number and bytes of the displays of a cell, characters of a traceback."""
+REPLY_TIMEOUT = 0.5
+"""Seconds for the answer to a cell, which is sent before the kernel says that it has nothing more to do."""
 MAX_KINDS, MAX_METADATA, MAX_DEPTH = 50, 10_000, 20
 """Representations of a display, characters and nesting of its metadata."""
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
@@ -62,12 +65,31 @@ class Cell:
                 self._count_malformed()
             elif kind == "status":
                 if content.get("execution_state") == "idle":
-                    return
+                    break
             else:
-                try:
-                    self._take(kind, content)
-                except _NOT_AS_SAID:
-                    self._count_malformed()
+                self._try(kind, content)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REPLY_TIMEOUT):
+                await self._read_reply(asked)
+
+    async def _read_reply(self, asked: str) -> None:
+        """Read what the kernel answers at last: that a cell has failed is there even if the error was not shown."""
+        while True:
+            message = await next_message(self._client.get_shell_msg, self._count_malformed)
+            if message["parent_header"].get("msg_id") != asked:
+                continue
+            content = message.get("content")
+            if not isinstance(content, dict):
+                self._count_malformed()
+            elif self.error is None and content.get("status") == "error":
+                self._try("error", content)
+            return
+
+    def _try(self, kind: str, content: Mapping[str, Any]) -> None:
+        try:
+            self._take(kind, content)
+        except _NOT_AS_SAID:
+            self._count_malformed()
 
     def _count_malformed(self) -> None:
         self._malformed += 1

@@ -36,10 +36,11 @@ from sandboxes.jupyter.heartbeat import Heartbeat
 from sandboxes.languages import find_language
 from sandboxes.link import Outcome
 from sandboxes.paths import workspace_path
+from sandboxes.report import Report
 from sandboxes.runner.files import empty_directory
 from sandboxes.sandbox import Sandbox
 from sandboxes.script import ScriptExecutor
-from sandboxes.types import CodeBlock, Display, Limits, OnOutput, Result, WorkspaceFile
+from sandboxes.types import CodeBlock, Display, ErrorInfo, Limits, OnOutput, Result, Verdict, WorkspaceFile
 from sandboxes.waiting import uninterrupted
 
 READY_TIMEOUT = 30.0
@@ -290,13 +291,22 @@ class KernelExecutor(ScriptExecutor):
             changes.update(verdict=verdict, exit_code=None)
             notes.append(f"{late if verdict == 'timeout' else 'cancelled'}; it was interrupted, and the state is kept")
         elif cell.error is not None:
-            full = cell.error.name == "OSError" and cell.error.message.startswith(NO_SPACE)
-            place = "memory" if report.memory_is_full else "disk"
-            changes.update(verdict=place if full else "failed", exit_code=1)
-            if full and report.memory_is_full:
-                notes.append(f"shared memory is full; the limit is {self._limits.memory >> 20} MiB")
+            why, note = self._blame(cell.error, report, result.files)
+            changes.update(verdict=why, exit_code=1)
+            notes.append(note)
         changes["message"] = "; ".join(filter(None, notes))
         return result.model_copy(update=changes)
+
+    def _blame(self, error: ErrorInfo, report: Report, files: Sequence[WorkspaceFile]) -> tuple[Verdict, str]:
+        """Tell a cell that failed for want of space from one that failed by itself; return what is to be noted, too."""
+        if error.name == "OSError" and error.message.startswith(NO_SPACE):
+            if report.memory_is_full:
+                return "memory", f"shared memory is full; the limit is {self._limits.memory >> 20} MiB"
+            return "disk", ""
+        # A process of the cell's own that was stopped by the limit leaves a file of that size.
+        if any(file.size == self._limits.file_size for file in files):
+            return "disk", f"a file reached the limit of {self._limits.file_size} bytes"
+        return "failed", ""
 
     async def _save_pictures(self, displays: Sequence[Display]) -> list[WorkspaceFile]:
         """Write what was shown as a picture into the workspace, as `plot-1.png` and so on; return the files."""

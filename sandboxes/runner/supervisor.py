@@ -269,6 +269,8 @@ class Supervisor:
         report = self._kernel.finish()
         if not self._kernel.alive:
             self._close_kernel()
+        if report["memory_is_full"] or (report["verdict"] == "memory" and not self._kernel):
+            self._empty_memory(report)  # the kernel, or the next one, could not live with what they hold
         for directory in (self._root, *self._shared):
             reopen(directory)
         self._disk.settle(SETTLE, self._config["limits"]["disk"])
@@ -352,10 +354,13 @@ class Supervisor:
             spare.close()
         self._leftover = block.leftover
         if report["verdict"] == "memory" and watch.files_weigh():
-            for path in self._config["tmpfs"]:
-                empty_directory(path, LOOK / len(self._config["tmpfs"]))
-            report["message"] += "; what was in memory-backed directories is removed"
+            self._empty_memory(report)
         return report
+
+    def _empty_memory(self, report: Dict[str, Any]) -> None:
+        for path in self._config["tmpfs"]:
+            empty_directory(path, LOOK / len(self._config["tmpfs"]))
+        report["message"] += "; what was in memory-backed directories is removed"
 
     def _blame_file_size(self, report: Dict[str, Any]) -> None:
         """A program that is stopped by the file size limit in a process of its own leaves a file of that size."""

@@ -177,8 +177,40 @@ def run_kernel(connection_file: str, sockets: List[int]) -> NoReturn:
     app = App.instance()
     home = os.path.dirname(connection_file)
     app.initialize(["-f", connection_file, "--quiet", "--ipython-dir=" + home, "--HistoryManager.enabled=False"])
+    # Since IPython 9 it remembers every character that is printed, and every traceback, for `%notebook`.
+    app.shell.history_manager.outputs = _Forgetful()
+    app.shell.history_manager.exceptions = _Forgetful()
+    app.shell.events.register("post_run_cell", _end_forks(os.getpid()))
     app.start()
     os._exit(0)
+
+
+class _Forgetful(dict):  # type: ignore[type-arg] # 3.8 has no dict[...]
+    """A dictionary of lists that keeps nothing."""
+
+    def __missing__(self, key: int) -> List[Any]:
+        return []
+
+    def __setitem__(self, key: int, value: Any) -> None:
+        pass
+
+
+def _end_forks(kernel: int) -> Any:
+    """Return what ends, after a cell, a fork of the kernel's which came to the end of the cell as well.
+
+    It would go on as a second kernel on the sockets of the first, and take a fork bomb through the interrupt that
+    is to end it.
+    """
+
+    def leave(result: Any) -> None:
+        if os.getpid() == kernel:
+            return
+        error = result and result.error_in_exec
+        _flush(sys.stdout)
+        _flush(sys.stderr)
+        os._exit(_exit_status(error.code) if isinstance(error, SystemExit) else int(bool(error)))
+
+    return leave
 
 
 def _prefer_for_oom() -> None:

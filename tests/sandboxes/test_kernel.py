@@ -452,3 +452,27 @@ async def test_what_was_printed_between_cells_comes_live_with_the_next(kernel: E
     seen: list[bytes] = []
     result = await kernel.run(CodeBlock("print('in it')"), on_output=lambda stream, data: seen.append(data))
     assert b"".join(seen).decode() == result.stdout == "between\nin it\n"
+
+
+async def test_failure_whose_traceback_cannot_be_shown_is_still_one(backend: Backend) -> None:
+    async with open_executor(spec(backend), limits=Limits(open_files=64)) as kernel:
+        # With no descriptor left, IPython cannot load what formats a traceback, and shows no error at all.
+        await out(kernel, "import os, resource; resource.setrlimit(resource.RLIMIT_NOFILE, (20, 64))")
+        result = await kernel.run(CodeBlock("os.listdir('/proc')"))
+        assert result.verdict == "failed"
+        assert result.error is not None
+        assert (result.error.name, "Too many open files" in result.error.message) == ("OSError", True)
+
+
+async def test_fork_that_comes_to_the_end_of_its_cell_ends(kernel: Executor) -> None:
+    code = "import os\nchild = os.fork()\nif child: print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+    assert await out(kernel, code) == "0\n"
+    assert await out(kernel, "print(child > 0)") == "True\n"
+
+
+async def test_kernel_keeps_nothing_of_what_was_printed(kernel: Executor) -> None:
+    measure = "import gc; gc.collect(); print(open('/proc/self/statm').read().split()[1])"
+    before = int(await out(kernel, measure))
+    for _ in range(30):
+        await out(kernel, "print('x' * (1 << 20))")
+    assert int(await out(kernel, measure)) - before < (8 << 20) // 4096

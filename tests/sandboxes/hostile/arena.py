@@ -22,11 +22,14 @@ from sandboxes.conformance.canaries import (
     tagged,
 )
 from sandboxes.docker.workspace import NOBODY
+from sandboxes.jupyter.executor import INTERRUPT_GRACE
 from sandboxes.runner import BOOTSTRAP
 from tests.sandboxes.backends import Backend
 
 GRACE = 2.0
-"""Seconds after `wall_time` within which a call must have returned."""
+"""Seconds after `wall_time` within which a call must have returned; a cell has those of its interrupt besides."""
+KERNEL = 80 << 20
+"""Bytes that a kernel takes for itself, of what its cells may use."""
 GROWTH = 24 << 20
 """Bytes by which this process may have grown after a case: an allocator does not give everything back."""
 WALL = 10.0
@@ -104,7 +107,8 @@ class Arena:
         started = time.monotonic()
         result = await executor.run(CodeBlock(source, language=language, filename=filename), on_output=on_output)
         took = time.monotonic() - started
-        assert took < executor.limits.wall_time + GRACE, f"took {took:.2f} s"
+        grace = GRACE + (INTERRUPT_GRACE if self.backend.keeps_state else 0)
+        assert took < executor.limits.wall_time + grace, f"took {took:.2f} s"
         assert result.verdict == verdict, (
             result.verdict,
             result.message,

@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 
 from sandboxes.runner.files import remove_tree
-from tests.sandboxes.backends import BACKENDS, JUPYTER, Backend, require_engine
+from tests.sandboxes.backends import BACKENDS, KERNELS, Backend, require_engine
 from tests.sandboxes.hostile.arena import Arena
-from tests.sandboxes.hostile.exceptions import NOT_ON_KERNELS, reason
+from tests.sandboxes.hostile.exceptions import NOT_ON_KERNELS, NOT_ON_KERNELS_IN_CONTAINERS, reason
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run each body on each backend, and on a kernel in the local sandbox where its module is for kernels."""
+    """Run each body on each backend, and on the kernels that its module is for."""
     if "backend" in metafunc.fixturenames:
-        kernels = [] if metafunc.module.__name__.rpartition(".")[2] in NOT_ON_KERNELS else [JUPYTER]
+        module = metafunc.module.__name__.rpartition(".")[2]
+        left_out = module in NOT_ON_KERNELS, module in NOT_ON_KERNELS or module in NOT_ON_KERNELS_IN_CONTAINERS
+        kernels = [kernel for kernel in KERNELS if not left_out[kernel.container]]
         metafunc.parametrize("backend", [*BACKENDS, *kernels], ids=lambda each: each.name, indirect=True)
 
 

@@ -204,7 +204,7 @@ async def test_nothing_else_is_writable(arena: Arena, directory: str) -> None:
         depth = path.count("/")
         directories[:] = [] if depth > 2 else [
             name for name in directories
-            if os.path.join(path, name) not in ("/tmp", "/dev/shm", "/workspace", "/dev/mqueue", "/proc", "/usr", "/var/tmp")
+            if os.path.join(path, name) not in ("/tmp", "/dev/shm", "/workspace", "/dev/mqueue", "/proc", "/usr", "/var/tmp", "/shared")
         ][:40]
         try:
             with open(os.path.join(path, "new"), "w"):
@@ -246,7 +246,7 @@ async def test_sparse_file_takes_no_space(arena: Arena) -> None:
     code = "import os\nfor i in range(10):\n  with open('s%d' % i, 'w') as f: f.truncate(200 << 20)"
     result = await arena.attack(code, disk="10M")
     assert len(result.files) == 10
-    assert [file.sha256 for file in result.files].count(None) == 9  # hashing is bounded
+    assert [file.sha256 for file in result.files].count(None) >= 9  # hashing is bounded
 
 
 async def test_tree_deeper_than_any_path_is_bounded_and_removed(arena: Arena) -> None:
@@ -295,11 +295,14 @@ async def test_many_small_files_do_not_delay_the_answer(arena: Arena) -> None:
 async def test_open_descriptors_are_capped(arena: Arena) -> None:
     code = """
     import os
+    held = []
     try:
         while True:
-            last = os.open("/dev/null", os.O_RDONLY)
+            held.append(os.open("/dev/null", os.O_RDONLY))
     except OSError as error:
-        print(error.strerror, last)
+        print(error.strerror, held[-1])
+    for each in held:
+        os.close(each)
     """
     assert (await arena.attack(code, open_files=64)).stdout == "Too many open files 63\n"
 
