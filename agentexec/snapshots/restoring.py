@@ -149,15 +149,23 @@ class Restoring:
 
     def _put_file(self, directory: int, entry: Entry, ready: str | None) -> None:
         if ready is None:
-            with opened_file(entry.name, directory) as file:
-                if self._owner is not None:
-                    os.fchown(file, *self._owner)
-                os.fchmod(file, entry.mode)
-                os.utime(file, ns=(entry.mtime_ns, entry.mtime_ns))
+            # Nothing is set that is so already: it would change the ctime, and the next snapshot read every file.
+            if not self._is_as_told(os.stat(entry.name, dir_fd=directory, follow_symlinks=False), entry):
+                with opened_file(entry.name, directory) as file:
+                    if self._owner is not None:
+                        os.fchown(file, *self._owner)
+                    os.fchmod(file, entry.mode)
+                    os.utime(file, ns=(entry.mtime_ns, entry.mtime_ns))
             return
         if stat.S_ISDIR(_mode(directory, entry.name)):
             self._move_aside(directory, entry.name)
         os.replace(ready, entry.name, src_dir_fd=self._aside, dst_dir_fd=directory)
+
+    def _is_as_told(self, status: os.stat_result, entry: Entry) -> bool:
+        """Whether a file has the owner, the permission bits and the time that it is to have."""
+        told = (stat.S_IFREG | entry.mode, entry.mtime_ns)
+        owned = self._owner is None or self._owner == (status.st_uid, status.st_gid)
+        return owned and told == (status.st_mode, status.st_mtime_ns)
 
     def _put_link(self, directory: int, entry: Entry) -> None:
         mode = _mode(directory, entry.name)

@@ -181,6 +181,25 @@ def test_unchanged_files_are_not_read_again(
     assert sum(read) < 4096
 
 
+def test_restoring_touches_only_what_differs(store: SnapshotStore, workspace: Path) -> None:
+    same, moded, timed = (workspace / name for name in ("same", "moded", "timed"))
+    for each in (same, moded, timed):
+        each.write_bytes(b"x")
+        each.chmod(0o640)
+        os.utime(each, ns=(10**18, 10**18))
+    snapshot = store.take(workspace)
+    moded.chmod(0o600)
+    os.utime(timed, ns=(10**18 + 1, 10**18 + 1))
+    before = {each: each.stat() for each in (same, moded, timed)}
+    assert store.restore(snapshot.id, workspace).written == 0
+    # Whatever is set on a file changes its ctime, and a changed ctime has it read again.
+    assert same.stat().st_ctime_ns == before[same].st_ctime_ns
+    for each in (same, moded, timed):
+        status = each.stat()
+        assert (stat.S_IMODE(status.st_mode), status.st_mtime_ns) == (0o640, 10**18)
+        assert status.st_ino == before[each].st_ino
+
+
 def test_a_change_in_the_same_clock_tick_is_seen(store: SnapshotStore, workspace: Path) -> None:
     file = workspace / "racy"
     for number in range(60):
