@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from decimal import Decimal
@@ -30,6 +31,14 @@ def totals(store: Store, run_id: str) -> tuple[int, int | None, Decimal | None]:
         priced &= call.get("cost") is not None
         cost += Decimal(call.get("cost") or 0)
     return blocks, tokens if counted else None, cost if priced else None
+
+
+@functools.cache
+def summed() -> tuple[type[Event], ...]:
+    """Return the events that change the row of a run."""
+    from agentexec.events import MessageAdded, RunFinished, RunResumed, RunStarted
+
+    return MessageAdded, RunResumed, RunFinished, RunStarted
 
 
 class Recorder:
@@ -93,14 +102,17 @@ class Recorder:
         text = write_event(event, self.store.secrets)
         turn = event.message.turn if isinstance(event, MessageAdded) else None
         kind = str(getattr(event, "type", ""))
-        with translated(self.store.file), transaction(self._db):
-            if self._run is None:
-                self._begin(event.time)
-            self._db.execute(
-                "INSERT INTO events (run, position, turn, type, event) VALUES (?, ?, ?, ?, ?)",
-                (self._run, self.position, turn, kind, text),
-            )
-            self._sum_up(event, text)
+        with translated(self.store.file):
+            if self._run is None or isinstance(event, summed()):
+                with transaction(self._db):
+                    if self._run is None:
+                        self._begin(event.time)
+                    self._insert(turn, kind, text)
+                    self._count(event)
+                    self._sum_up(event, text)
+            else:  # one statement is a transaction of its own, at a third of the price
+                self._insert(turn, kind, text)
+                self._count(event)
         self.position += 1
 
     @property
@@ -122,9 +134,15 @@ class Recorder:
             (self.run_id, moment, moment, json.dumps(dict(self._settings or {}))),
         ).lastrowid
 
-    def _sum_up(self, event: Event, text: str) -> None:
-        """Bring the row of the run up to date with an event."""
-        from agentexec.events import BlockFinished, MessageAdded, ModelCalled, RunFinished, RunResumed, RunStarted
+    def _insert(self, turn: int | None, kind: str, text: str) -> None:
+        self._db.execute(
+            "INSERT INTO events (run, position, turn, type, event) VALUES (?, ?, ?, ?, ?)",
+            (self._run, self.position, turn, kind, text),
+        )
+
+    def _count(self, event: Event) -> None:
+        """Count what the row of the run tells with its next change."""
+        from agentexec.events import BlockFinished, ModelCalled
 
         if isinstance(event, BlockFinished):
             self._blocks += 1
@@ -133,7 +151,12 @@ class Recorder:
             self._tokens += 0 if event.usage is None else event.usage.total_tokens
             self._priced &= event.cost is not None
             self._cost += event.cost or 0
-        elif isinstance(event, MessageAdded):
+
+    def _sum_up(self, event: Event, text: str) -> None:
+        """Bring the row of the run up to date with an event; those of `summed` change it."""
+        from agentexec.events import MessageAdded, RunFinished, RunResumed, RunStarted
+
+        if isinstance(event, MessageAdded):
             self._turns += event.message.sender != "task"
             self._set(event, turns=self._turns, status="running", stop_reason="")
         elif isinstance(event, RunResumed):
