@@ -179,7 +179,9 @@ class KernelExecutor(ScriptExecutor):
                 if self._client is None:
                     await self._start_kernel()
                 if block.filename is not None:
-                    await self._guard(self._ready().put(workspace_path(block.filename), block.code.encode()))
+                    await self._guard(
+                        self._ready().put(workspace_path(block.filename), block.code.encode("utf-8", "surrogatepass"))
+                    )
                 return await self._run_cell(code, on_output)
             finally:
                 self._running = False
@@ -193,6 +195,10 @@ class KernelExecutor(ScriptExecutor):
             return f"%%script {'node' if name == 'javascript' else name}\n{block.code}"
         if name != "python":
             raise UnknownLanguage(f"a Python kernel runs python, bash, sh, javascript, perl and ruby, not {name}")
+        try:
+            block.code.encode()
+        except UnicodeEncodeError:  # no message can hold it, and Python would not take it either
+            return "raise SyntaxError('the code holds half of a surrogate pair, which is no character')"
         return block.code.removeprefix("\ufeff")  # as `python FILE` takes it
 
     async def _run_cell(self, code: str, on_output: OnOutput | None) -> Result:
