@@ -2,15 +2,20 @@
 # Relative paths only, so that a path with a space in it works.
 PYTHON := .venv/bin/python
 DEMO := examples/sunspots
+# A process for each core; what has to have the engine or the machine to itself stays in one of them.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadgroup
 
-.PHONY: demo test check images bench endurance setup clean
+.PHONY: demo test matrix check images bench endurance setup clean
 
 demo: setup ## solve a real task in the real sandbox, with the model's side played back from a recording
 	$(PYTHON) -m agentexec solve "$$(cat $(DEMO)/task.txt)" --model replay:$(DEMO)/recorded.jsonl \
 	  --file $(DEMO)/sunspots.csv --workspace demo-output
 
 test: setup ## run the tests; AGENTEXEC_REQUIRE_ENGINES=1 makes a missing engine a failure
-	$(PYTHON) -m pytest -q
+	$(PYTHON) -m pytest -q $(SIDE_BY_SIDE)
+
+matrix: setup ## run the tests, and every test of the conformance kit on every backend
+	$(PYTHON) -m pytest -q $(SIDE_BY_SIDE) -m "matrix or not matrix"
 
 check: setup ## lint, format, types, layering
 	$(PYTHON) -m ruff check .

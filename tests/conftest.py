@@ -5,15 +5,30 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from sandboxes.docker.owners import KIND, PROCESS, is_abandoned
 from tests.sandboxes.backends import docker_installed, engine
 
+ALONE = ("sandboxes/docker", "sandboxes/doctor", "sandboxes/isolation", "test_crash.py", "test_soak.py")
+"""What looks at the whole engine or machine, below this directory: never beside each other."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep in one process what must not run side by side."""
+    here = Path(__file__).parent
+    for item in items:
+        if any(item.path.is_relative_to(here / each) for each in ALONE):
+            item.add_marker(pytest.mark.xdist_group("machine"))
+
 
 def left() -> set[str]:
-    """Return the containers and volumes in the engine that are this process's, or of one that is gone."""
+    """Return the containers and volumes in the engine that are this process's, or of one that is gone.
+
+    Where several processes share the suite, those of another one's killed owners are that one's to remove.
+    """
     found: dict[str, dict[str, str]] = {}
     with engine() as client:
         for each in client.containers(all=True, filters={"label": KIND}):
@@ -21,7 +36,12 @@ def left() -> set[str]:
         for each in client.volumes(filters={"label": KIND})["Volumes"] or ():
             found[each["Name"]] = each["Labels"]
     own = f"{os.getpid()}."
-    return {name for name, labels in found.items() if labels[PROCESS].startswith(own) or is_abandoned(labels)}
+    shared = "PYTEST_XDIST_WORKER" in os.environ
+
+    def ours(owner: dict[str, str]) -> bool:
+        return owner[PROCESS].startswith(own) or (not shared and is_abandoned(owner))
+
+    return {name for name, labels in found.items() if ours(labels)}
 
 
 @pytest.fixture(scope="session", autouse=True)

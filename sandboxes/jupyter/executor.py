@@ -228,6 +228,8 @@ class KernelExecutor(ScriptExecutor):
         end = time.monotonic() + self._limits.wall_time
         while not self._cancelled.done() and (left := end - time.monotonic()) > 0:
             await asyncio.wait(waiting, timeout=min(left, BEAT), return_when=asyncio.FIRST_COMPLETED)
+            if talking.cancelled():  # the executor was closed meanwhile
+                return ""
             if talking.done() and not ending.done() and (error := talking.exception()) is not None:
                 await self._end(ending, "failed", f"its messages cannot be read ({error})")
             if ending.done() or talking.done():

@@ -69,12 +69,14 @@ ROWS = {
     ),
 }
 ENGINES = {each.name: each for each in (*BACKENDS, KERNEL, KERNEL_DOCKER, NONE)}
+LONG = {DOCKER.name, KERNEL_DOCKER.name, NONE.name}
+"""Rows whose backend the rest of the suite tries on nearly the same; `make matrix` runs them too."""
 
 
 class TestEveryBackend(ConformanceTests):
     """Every backend, the fake one included."""
 
-    @pytest.fixture(params=ROWS)
+    @pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.matrix] * (name in LONG)) for name in ROWS])
     def backend(self, request: pytest.FixtureRequest) -> conformance.Backend:
         name: str = request.param
         if name in ENGINES:

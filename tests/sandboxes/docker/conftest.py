@@ -16,8 +16,9 @@ from typing import Any
 import docker
 import pytest
 
+from sandboxes.docker.owners import KIND, PROCESS, is_abandoned
 from sandboxes.docker.sandbox import DEFAULT_IMAGE
-from tests.sandboxes.backends import DOCKER, engine, require_engine
+from tests.sandboxes.backends import DOCKER, descendants, engine, require_engine
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -26,13 +27,21 @@ def _engine() -> None:
 
 
 def everything() -> dict[str, set[str]]:
-    """Return all that the engine has, but for images."""
+    """Return all that the engine has, but for images and what another test process has there just now."""
     with engine() as client:
         return {
-            "containers": {each["Id"] for each in client.containers(all=True)},
-            "volumes": {each["Name"] for each in client.volumes()["Volumes"] or ()},
+            "containers": {each["Id"] for each in client.containers(all=True) if not elsewhere(each["Labels"])},
+            "volumes": {each["Name"] for each in client.volumes()["Volumes"] or () if not elsewhere(each["Labels"])},
             "networks": {each["Id"] for each in client.networks()},
         }
+
+
+def elsewhere(labels: dict[str, str] | None) -> bool:
+    """Whether something in the engine is a sandbox's whose owner is neither this process nor one that it started."""
+    if not labels or KIND not in labels:
+        return False
+    owner = int(labels[PROCESS].partition(".")[0])
+    return owner not in {os.getpid(), *descendants()} and not is_abandoned(labels)
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,8 @@ from tests.sandboxes.hostile.exceptions import NOT_ON_KERNELS, NOT_ON_KERNELS_IN
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each body on each backend, and on the kernels that its module is for."""
-    if "backend" in metafunc.fixturenames:
+    # A module with a `backend` of its own is about that one.
+    if "backend" in metafunc.fixturenames and not hasattr(metafunc.module, "backend"):
         module = metafunc.module.__name__.rpartition(".")[2]
         left_out = module in NOT_ON_KERNELS, module in NOT_ON_KERNELS or module in NOT_ON_KERNELS_IN_CONTAINERS
         kernels = [kernel for kernel in KERNELS if not left_out[kernel.container]]

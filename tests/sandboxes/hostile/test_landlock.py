@@ -405,7 +405,8 @@ async def test_all_of_roots_capabilities_are_gone(arena: Arena) -> None:
     import os, subprocess
     root = os.getuid() == 0  # nobody else may empty the set that bounds what they have not
     print({line.split()[1] for line in open("/proc/self/status") if line.startswith("Cap") and (root or "Bnd" not in line)})
-    print(subprocess.run(["sh", "-c", "grep ^Cap /proc/self/status | grep -v '%s' |" % ("Bnd" if not root else "none") + " cut -f2 | sort -u"], capture_output=True, text=True).stdout)
+    child = subprocess.run(["cat", "/proc/self/status"], capture_output=True, text=True).stdout
+    print({line.split()[1] for line in child.splitlines() if line.startswith("Cap") and (root or "Bnd" not in line)})
     for call in (lambda: os.mknod("d", 0o20666, os.makedev(1, 3)), lambda: os.setuid(12345), lambda: os.chown(".", 12345, 12345), lambda: os.nice(-19)):
         try:
             call()
@@ -413,7 +414,7 @@ async def test_all_of_roots_capabilities_are_gone(arena: Arena) -> None:
         except OSError:
             pass
     """
-    assert (await arena.attack(code)).stdout == "{'0000000000000000'}\n0000000000000000\n\n"
+    assert (await arena.attack(code)).stdout == "{'0000000000000000'}\n" * 2
 
 
 async def test_executor_tells_what_is_shared(arena: Arena) -> None:
