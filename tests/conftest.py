@@ -13,15 +13,16 @@ from sandboxes.docker.owners import KIND, PROCESS, is_abandoned
 from tests.sandboxes.backends import docker_installed, engine
 
 ALONE = ("sandboxes/docker", "sandboxes/doctor", "sandboxes/isolation", "test_crash.py", "test_soak.py")
-"""What looks at the whole engine or machine, below this directory: never beside each other."""
+"""What looks at the whole engine or machine, below this directory: never beside other tests."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks for it
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep in one process what must not run side by side."""
+    """Mark what has to have the machine to itself."""
     here = Path(__file__).parent
     for item in items:
         if any(item.path.is_relative_to(here / each) for each in ALONE):
-            item.add_marker(pytest.mark.xdist_group("machine"))
+            item.add_marker(pytest.mark.machine)
 
 
 def left() -> set[str]:
