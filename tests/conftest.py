@@ -12,8 +12,15 @@ import pytest
 from sandboxes.docker.owners import KIND, PROCESS, is_abandoned
 from tests.sandboxes.backends import docker_installed, engine
 
-ALONE = ("sandboxes/docker", "sandboxes/doctor", "sandboxes/isolation", "test_crash.py", "test_soak.py")
-"""What looks at the whole engine or machine, below this directory: never beside other tests."""
+ALONE = (
+    "sandboxes/docker",
+    "sandboxes/doctor",
+    "sandboxes/hostile/test_memory_and_disk.py",
+    "sandboxes/isolation",
+    "test_crash.py",
+    "test_soak.py",
+)
+"""What looks at the whole engine, machine or disk, below this directory: never beside other tests."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks for it
