@@ -135,6 +135,8 @@ class KernelExecutor(ScriptExecutor):
         context.setsockopt(zmq.RECONNECT_IVL, -1)
         context.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
         self._client = AsyncKernelClient(context=context)
+        # Else pyzmq would keep a thread and a context of its own for ever, once a cell is longer than 64 KiB.
+        self._client.session.copy_threshold = MAX_MESSAGE
         self._client.load_connection_info(dict(connection))  # type: ignore[arg-type]
         self._client.start_channels(stdin=False, hb=False, control=False)
         for channel in (self._client.shell_channel, self._client.iopub_channel):

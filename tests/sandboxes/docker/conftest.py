@@ -99,7 +99,7 @@ class PrivateEngine:
 
     @contextlib.contextmanager
     def client(self) -> Iterator[Any]:
-        made: Any = docker.APIClient(self.url, version="auto", timeout=20)
+        made: Any = docker.APIClient(self.url, version="auto", timeout=120)  # an image is loaded by it
         try:
             yield made
         finally:

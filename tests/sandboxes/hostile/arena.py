@@ -82,7 +82,8 @@ class Arena:
         assert not tagged(self.tag), "a process of a block has survived the close"
         left = self.backend.processes() - processes
         assert not left, f"processes are left after close: {sorted(left)}"
-        assert await changed_since(descriptors) == set()
+        changed = await changed_since(descriptors)
+        assert changed == set(), changed
         assert own_threads() <= threads
         grown = own_memory() - memory
         assert grown < GROWTH, f"this process has grown by {grown >> 20} MiB"
