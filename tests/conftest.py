@@ -18,7 +18,7 @@ ALONE = (
     "sandboxes/hostile/test_memory_and_disk.py",
     "sandboxes/isolation",
     "test_crash.py",
-    "test_soak.py",
+    "sandboxes/test_soak.py",
 )
 """What looks at the whole engine, machine or disk, below this directory: never beside other tests."""
 

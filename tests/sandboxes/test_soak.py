@@ -8,6 +8,7 @@ from tests.sandboxes.backends import Backend
 from tests.soak import soak
 
 
+@pytest.mark.matrix
 @pytest.mark.timeout(120)
 async def test_nothing_grows_with_the_number_of_blocks(backend: Backend) -> None:
     findings = await soak(backend.spec, 200, **backend.options)
