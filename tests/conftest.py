@@ -13,6 +13,7 @@ from sandboxes.docker.owners import KIND, PROCESS, is_abandoned
 from tests.sandboxes.backends import docker_installed, engine
 
 ALONE = (
+    "cli/test_docker.py",
     "sandboxes/docker",
     "sandboxes/doctor",
     "sandboxes/hostile/test_memory_and_disk.py",
