@@ -53,10 +53,10 @@ def report(data: bytes) -> None:
 
 
 class Kernel:
-    """A client whose kernel says what it likes, and then that it is idle."""
+    """A client whose kernel says what it likes on both channels, and then that it is idle and has an answer."""
 
     def __init__(self, messages: list[Any]) -> None:
-        self._messages = messages
+        self._messages, self._answers = list(messages), list(messages)
 
     def execute(self, code: str, **_: object) -> str:
         return "asked"
@@ -65,6 +65,11 @@ class Kernel:
         if self._messages:
             return self._messages.pop(0)
         return {"parent_header": {"msg_id": "asked"}, "msg_type": "status", "content": {"execution_state": "idle"}}
+
+    async def get_shell_msg(self, timeout: object) -> Any:
+        if self._answers:
+            return self._answers.pop(0)
+        return {"parent_header": {"msg_id": "asked"}, "msg_type": "execute_reply", "content": {"status": "ok"}}
 
 
 def cell(data: bytes) -> None:

@@ -171,7 +171,7 @@ async def test_limits_and_options_reach_every_executor(backend: Backend) -> None
 async def test_start_that_fails_is_raised_and_leaves_nothing(backend: Backend) -> None:
     with pytest.raises(UnknownExecutor):
         await Pool("nothing").start()
-    missing = {"python": "/nowhere/python"} if backend.name == "local" else {"image": "agentexec/nothing"}
+    missing = {"image": "agentexec/nothing"} if backend.name == "docker" else {"python": "/nowhere/python"}
     with pytest.raises(SandboxUnavailable):
         await pool(backend, 3, **missing).start()
     assert (descendants(), containers()) == (set(), [])

@@ -110,9 +110,10 @@ async def test_five_megabytes_of_source_run(arena: Arena) -> None:
 @pytest.mark.timeout(240)
 async def test_tree_10000_directories_deep_is_bounded_and_removed(arena: Arena) -> None:
     code = "import os\nfor _ in range(10_000):\n    os.mkdir('d')\n    os.chdir('d')\n"
-    async with arena.executor(wall_time=20) as executor:
+    async with arena.executor(wall_time=10) as executor:
         result = await executor.run(CodeBlock(code))
-        assert result.verdict == "ok", (result.message, result.stderr[-500:])
+        # Landlock walks up to the root in each step, and may not get to the end in time.
+        assert result.verdict in ("ok", "timeout"), (result.message, result.stderr[-500:])
         assert (await executor.run(CodeBlock("print(1)"))).stdout == "1\n"
     remove_tree(str(arena.workspace))
     assert not arena.workspace.exists()
