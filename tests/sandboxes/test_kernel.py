@@ -252,6 +252,22 @@ async def test_dead_kernel_is_told_and_replaced(
     assert await out(kernel, "print('x' in globals())") == "False\n"
 
 
+async def test_hook_at_exit_that_hangs_does_not_delay_the_end(backend: Backend) -> None:
+    hang = "import atexit, signal, time\natexit.register(time.sleep, 60)\n"
+    ignore = "for each in (1, 2, 15): signal.signal(each, signal.SIG_IGN)\n"
+    async with open_executor(spec(backend), limits=Limits(wall_time=3)) as executor:
+        result = await executor.run(CodeBlock(hang + "raise SystemExit(3)"))
+        assert result.verdict == "failed", result
+        await out(executor, hang + ignore + "x = 1")
+        started = time.monotonic()
+        await executor.restart()
+        assert time.monotonic() - started < 10
+        assert await out(executor, "print('x' in globals())") == "False\n"
+        await out(executor, hang + ignore)
+        started = time.monotonic()
+    assert time.monotonic() - started < 5
+
+
 async def test_kernel_that_ends_between_cells_is_told_at_the_next(kernel: Executor) -> None:
     await out(kernel, "import os, threading\nthreading.Timer(0.1, lambda: os._exit(3)).start()")
     await asyncio.sleep(0.6)

@@ -266,6 +266,32 @@ async def test_emptied_workspace_goes_on(arena: Arena) -> None:
         await arena.run(executor, "import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')")
 
 
+async def test_workspace_is_not_replaced(arena: Arena) -> None:
+    code = """
+    import os
+    here = os.getcwd()
+    for call in (
+        lambda: os.rename(here, here + "-moved"),
+        lambda: os.rename(here, "inside"),
+        lambda: os.rmdir(here),
+        lambda: os.symlink("/etc", here),
+        lambda: (os.mkdir("new"), os.rename("new", here)),
+        lambda: (os.symlink("/etc", "link"), os.replace("link", here)),
+    ):
+        try:
+            call()
+            print("done")
+        except OSError:
+            pass
+    """
+    before = arena.workspace.stat().st_ino
+    async with arena.executor() as executor:
+        assert (await arena.run(executor, code)).stdout == ""
+        assert arena.workspace.stat(follow_symlinks=False).st_ino == before
+        await executor.put("a", b"x")
+        assert (arena.workspace / "a").read_bytes() == b"x"
+
+
 async def test_empty_tuple_or_comment_as_code_is_nothing_special(arena: Arena) -> None:
     async with arena.executor() as executor:
         for code in ("", "()", "# only", "\ufeffprint(1)", "print(1)\r\nprint(2)\r\n"):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 import time
 
 import pytest
@@ -292,6 +293,30 @@ async def test_many_small_files_do_not_delay_the_answer(arena: Arena) -> None:
     assert len(result.files) <= 1000
 
 
+@pytest.mark.matrix
+@pytest.mark.timeout(300)
+async def test_a_million_files_are_bounded_and_removed(arena: Arena) -> None:
+    code = """
+    import os
+    for i in range(1000):
+        os.mkdir("d%d" % i)
+        for j in range(1000):
+            os.close(os.open("d%d/%d" % (i, j), os.O_CREAT))
+    print("all")
+    """
+    async with arena.executor(wall_time=40, disk="8G") as executor:
+        started = time.monotonic()
+        result = await executor.run(CodeBlock(textwrap.dedent(code)))
+        assert time.monotonic() - started < 40 + 3, result.message
+        assert result.stdout == "all\n" or result.verdict in ("disk", "timeout"), result
+        assert len(result.files) <= 1000
+        await arena.assert_usable(executor)
+    started = time.monotonic()
+    remove_tree(str(arena.workspace))
+    assert not arena.workspace.exists()
+    assert time.monotonic() - started < 60
+
+
 async def test_open_descriptors_are_capped(arena: Arena) -> None:
     code = """
     import os
@@ -363,6 +388,7 @@ try:
             pass
 except OSError:
     pass
+import textwrap
 import time
 time.sleep(5)
 """,
