@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from agentexec.agents.coder import CodeMode
 from agentexec.context import Context
 from agentexec.conversation import Conversation, converse
-from agentexec.errors import HumanSilent, ModelError, Suspended
+from agentexec.errors import HumanSilent, ModelError, StoreError, Suspended
 from agentexec.events import (
     BlockFinished,
     BlockStarted,
@@ -51,6 +51,9 @@ from sandboxes.types import CodeBlock, Limits
 
 if TYPE_CHECKING:
     from agentexec.telemetry import Tracing
+
+STORE_STOP = "store"
+"""Stop reason where the store can take no more."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -217,13 +220,19 @@ class _Run:
             raise
         except Exception as error:
             # A bug, or a listener or an `approve` that raised: the log is closed all the same.
-            self._interrupted(error, "error", f"{type(error).__name__}: {error}")
+            self._failed(error)
             raise
         if closing:
             message = "; ".join(part for part in (finished.message, closing) if part)
             finished = finished.model_copy(update={"message": message})
         self._log.append(finished)
         return result_of(self._log)
+
+    def _failed(self, error: Exception) -> None:
+        if isinstance(error, StoreError):  # which may take this, though it did not take what came before
+            self._interrupted(error, STORE_STOP, str(error))
+        else:
+            self._interrupted(error, "error", f"{type(error).__name__}: {error}")
 
     def _interrupted(self, error: BaseException, reason: str, message: str) -> None:
         try:

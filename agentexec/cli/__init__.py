@@ -1,7 +1,5 @@
 """The `agentexec` command. What a command needs is imported when it runs, so that each starts fast."""
 
-from __future__ import annotations
-
 import atexit
 import gc
 import os

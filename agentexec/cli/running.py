@@ -26,7 +26,7 @@ from agentexec.human import Human, later
 from agentexec.log import new_run_id
 from agentexec.result import SolveResult, result_of
 from agentexec.settings import Settings
-from agentexec.solving import solve
+from agentexec.solving import STORE_STOP, solve
 from agentexec.store import Recorder
 from agentexec.visible import visible
 from sandboxes.errors import SandboxError, UnknownExecutor
@@ -42,8 +42,6 @@ _STATUS = {
     "sandbox_failed": SANDBOX_FAILED,
     "interrupted": INTERRUPTED,
 }
-STORE = "store"
-"""Stop reason where the store can take no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +111,7 @@ class _Run:
                     raise
                 return self._ended("interrupted", "interrupted", "interrupted before the run began")
             except StoreError as error:
-                return self._ended("interrupted", STORE, str(error))
+                return self._ended("interrupted", STORE_STOP, str(error))
             except SettingsError as error:
                 fail(str(error), USAGE)
             except UnknownExecutor as error:
@@ -238,7 +236,7 @@ def remove_if_empty(workspace: Path) -> None:
 
 
 def _report(result: SolveResult, job: Job) -> int:
-    status = STORE_FAILED if result.stop_reason == STORE else _STATUS[result.status]
+    status = STORE_FAILED if result.stop_reason == STORE_STOP else _STATUS[result.status]
     try:
         if job.json:
             write_stdout(result.model_dump_json())

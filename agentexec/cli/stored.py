@@ -1,7 +1,5 @@
 """Commands about runs that are kept in the store; each calls one function."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import typer

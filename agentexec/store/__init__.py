@@ -11,7 +11,22 @@ that holds a run's lock adds to its log. Others leave answers for it (`Store.ans
 Nothing here imports pydantic before an event is read or written: `agentexec runs` starts the faster.
 """
 
-from agentexec.store.recorder import Recorder
-from agentexec.store.runs import Answer, RunSummary, Store, default_directory
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agentexec.store.runs import Answer, Store, default_directory
+from agentexec.store.summaries import RunSummary
+
+if TYPE_CHECKING:
+    from agentexec.store.recorder import Recorder
 
 __all__ = ["Answer", "Recorder", "RunSummary", "Store", "default_directory"]
+
+
+def __getattr__(name: str) -> object:
+    if name == "Recorder":
+        from agentexec.store.recorder import Recorder
+
+        return Recorder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from agentexec.events import BlockFinished, Event, MessageAdded, ModelCalled, RunFinished, RunResumed, RunStarted
+from agentexec.store.codec import write_event
 from agentexec.store.database import transaction, translated
+from agentexec.store.history import add_event, parts_of, position_after
 from agentexec.store.locks import RunLock
 
 if TYPE_CHECKING:
-    from agentexec.events import Event
     from agentexec.store.runs import Store
+
+_SUMMED = MessageAdded, RunResumed, RunFinished, RunStarted
+"""Events that change the row of a run."""
 
 
 def totals(store: Store, run_id: str) -> tuple[int, int | None, Decimal | None]:
@@ -31,14 +35,6 @@ def totals(store: Store, run_id: str) -> tuple[int, int | None, Decimal | None]:
         priced &= call.get("cost") is not None
         cost += Decimal(call.get("cost") or 0)
     return blocks, tokens if counted else None, cost if priced else None
-
-
-@functools.cache
-def summed() -> tuple[type[Event], ...]:
-    """Return the events that change the row of a run."""
-    from agentexec.events import MessageAdded, RunFinished, RunResumed, RunStarted
-
-    return MessageAdded, RunResumed, RunFinished, RunStarted
 
 
 class Recorder:
@@ -76,12 +72,11 @@ class Recorder:
             self._find()
 
     def _find(self) -> None:
-        row = self._db.execute("SELECT id, base, turns FROM runs WHERE run_id = ?", (self.run_id,)).fetchone()
+        row = self._db.execute("SELECT id, turns FROM runs WHERE run_id = ?", (self.run_id,)).fetchone()
         if row is None:
             return
-        self._run, base, self._turns = row
-        last = self._db.execute("SELECT max(position) FROM events WHERE run = ?", (self._run,)).fetchone()[0]
-        self.position = base if last is None else last + 1
+        self._run, self._turns = row
+        self.position = position_after(self._db, parts_of(self._db, self.run_id)[-1])
         self._blocks, tokens, cost = totals(self.store, self.run_id)
         self._counted, self._priced = tokens is not None, cost is not None
         self._tokens, self._cost = tokens or 0, cost or Decimal(0)
@@ -96,14 +91,11 @@ class Recorder:
         """
         if event.transient:
             return
-        from agentexec.events import MessageAdded
-        from agentexec.store.codec import write_event
-
         text = write_event(event, self.store.secrets)
         turn = event.message.turn if isinstance(event, MessageAdded) else None
         kind = str(getattr(event, "type", ""))
         with translated(self.store.file):
-            if self._run is None or isinstance(event, summed()):
+            if self._run is None or isinstance(event, _SUMMED):
                 with transaction(self._db):
                     if self._run is None:
                         self._begin(event.time)
@@ -135,15 +127,11 @@ class Recorder:
         ).lastrowid
 
     def _insert(self, turn: int | None, kind: str, text: str) -> None:
-        self._db.execute(
-            "INSERT INTO events (run, position, turn, type, event) VALUES (?, ?, ?, ?, ?)",
-            (self._run, self.position, turn, kind, text),
-        )
+        assert self._run is not None
+        add_event(self._db, self._run, self.position, turn, kind, text)
 
     def _count(self, event: Event) -> None:
         """Count what the row of the run tells with its next change."""
-        from agentexec.events import BlockFinished, ModelCalled
-
         if isinstance(event, BlockFinished):
             self._blocks += 1
         elif isinstance(event, ModelCalled):
@@ -153,9 +141,7 @@ class Recorder:
             self._cost += event.cost or 0
 
     def _sum_up(self, event: Event, text: str) -> None:
-        """Bring the row of the run up to date with an event; those of `summed` change it."""
-        from agentexec.events import MessageAdded, RunFinished, RunResumed, RunStarted
-
+        """Bring the row of the run up to date with an event; those of `_SUMMED` change it."""
         if isinstance(event, MessageAdded):
             self._turns += event.message.sender != "task"
             self._set(event, turns=self._turns, status="running", stop_reason="")

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from decimal import Decimal
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from agentexec.errors import RunNotFound, StoreError, StoreUnavailable
 from agentexec.store.database import connect, transaction, translated
-from agentexec.store.locks import RunLock, is_locked, lock_names
+from agentexec.store.history import Part, parts_of, position_after, position_of_turn, read_rows, remove_events
+from agentexec.store.locks import RunLock, is_locked
+from agentexec.store.summaries import INTERRUPTED, RUNNING, RunSummary, read_summaries
 
 if TYPE_CHECKING:
     from agentexec.events import Event
@@ -23,57 +24,9 @@ if TYPE_CHECKING:
 
 FILE_NAME = "runs.sqlite"
 VARIABLE = "AGENTEXEC_STORE"
-RUNNING = "running"
-INTERRUPTED = "interrupted"
 LATEST = "last"
 _NAMED = 5
 """How many candidates an ambiguous id is answered with."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunSummary:
-    """What a list tells of a run.
-
-    Attributes:
-        run_id: Its whole id; ids sort by time.
-        status: `running`, or as in `SolveResult`. A run whose process died is `interrupted`.
-        stop_reason: See `RunFinished`; empty while it runs.
-        task: The task.
-        model: Name of the model.
-        executor: Spec of the executor.
-        workspace: Its directory, or None.
-        began: Seconds since the epoch.
-        updated: Likewise: its latest event.
-        turns: Messages after the task.
-        blocks: Blocks that were run; this and the next two count what a branch shares, and are None until it goes on.
-        tokens: Input and output tokens; None if a call was not counted.
-        cost: USD; None if the price of a call is unknown.
-        parent: Run that it branched off, or None.
-        base: How many events of `parent` are also its own first ones.
-        settings: What else it takes to go on with it, as the recorder was given.
-    """
-
-    run_id: str
-    status: str
-    stop_reason: str
-    task: str
-    model: str
-    executor: str
-    workspace: str | None
-    began: float
-    updated: float
-    turns: int
-    blocks: int | None
-    tokens: int | None
-    cost: Decimal | None
-    parent: str | None
-    base: int
-    settings: Mapping[str, Any]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return a dictionary for `json.dumps`."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**values, "cost": None if self.cost is None else float(self.cost), "settings": dict(self.settings)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +147,7 @@ class Store:
         """
         for run in self._summaries("r.run_id = ?", [run_id]):
             return run
-        raise RunNotFound(f"there is no run {run_id} in {self.directory}: 'agentexec runs' lists them")
+        raise self._not_found(f"there is no run {run_id}")
 
     def find(self, abbreviation: str) -> RunSummary:
         """Return the run whose id is, begins with or ends in a text; `last` is the latest run.
@@ -203,7 +156,7 @@ class Store:
             RunNotFound: there is none, or more than one.
         """
         if abbreviation == LATEST:
-            for run in self.runs(limit=1):
+            for run in self._summaries("1", [], 1):
                 return run
         elif abbreviation:
             size = len(abbreviation)
@@ -221,7 +174,7 @@ class Store:
                 names = ", ".join(run.run_id for run in found[:_NAMED])
                 more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
                 raise RunNotFound(f"{abbreviation!r} may be {names}{more}: give more of the id")
-        raise RunNotFound(f"there is no run {abbreviation!r} in {self.directory}: 'agentexec runs' lists them")
+        raise self._not_found(f"there is no run {abbreviation!r}")
 
     def events(self, run_id: str) -> list[Event]:
         """Return all events of a run in order, those it shares with runs it branched off included.
@@ -240,12 +193,8 @@ class Store:
 
     def rows(self, run_id: str, *types: str) -> list[tuple[str, str]]:
         """Return type and JSON text of a run's events in order, of all of them or those of some types."""
-        only = f"AND type IN ({', '.join('?' * len(types))})" if types else ""
-        query = (
-            f"SELECT type, event FROM events WHERE run = ? AND position >= ? AND position < ? {only} ORDER BY position"  # noqa: S608
-        )
         with translated(self.file):
-            return [row for part in self._parts(run_id) for row in self.db.execute(query, (*part, *types))]
+            return [row for part in self._parts(run_id) for row in read_rows(self.db, part, types)]
 
     def position_after(self, run_id: str, turn: int) -> int:
         """Return how many events of a run there are up to the message of a turn, that one included.
@@ -254,13 +203,10 @@ class Store:
             ValueError: the run has no such turn.
         """
         with translated(self.file):
-            for run, low, high in self._parts(run_id):
-                row = self.db.execute(
-                    "SELECT position FROM events WHERE run = ? AND position >= ? AND position < ? AND turn = ? LIMIT 1",
-                    (run, low, high, turn),
-                ).fetchone()
-                if row:
-                    return int(row[0]) + 1
+            for part in self._parts(run_id):
+                position = position_of_turn(self.db, part, turn)
+                if position is not None:
+                    return position + 1
         raise ValueError(f"run {run_id} has no turn {turn}; its last is {self.summary(run_id).turns}")
 
     def is_busy(self, run_id: str) -> bool:
@@ -321,7 +267,7 @@ class Store:
             turns, base = at, self.position_after(run_id, at)
         else:
             with translated(self.file):
-                base = sum(self._count(part) for part in self._parts(run_id))
+                base = position_after(self.db, self._parts(run_id)[-1])
         new, now = new_run_id(), time.time()
         with self._writing():
             self.db.execute(
@@ -353,13 +299,13 @@ class Store:
             with self._writing():
                 row = self.db.execute("SELECT id FROM runs WHERE run_id = ?", (run_id,)).fetchone()
                 if row is None:
-                    raise RunNotFound(f"there is no run {run_id} in {self.directory}")
+                    raise self._not_found(f"there is no run {run_id}")
                 names = self.db.execute("SELECT run_id FROM runs WHERE parent = ? ORDER BY run_id", row).fetchall()
                 if names:
                     branches = " ".join(name for (name,) in names)
                     raise StoreError(f"{branches} branched off {run_id} and needs its events: remove that first")
-                for table in ("answers", "events"):
-                    self.db.execute(f"DELETE FROM {table} WHERE run = ?", row)  # noqa: S608 - two names of ours
+                remove_events(self.db, row[0])
+                self.db.execute("DELETE FROM answers WHERE run = ?", row)
                 self.db.execute("DELETE FROM runs WHERE id = ?", row)
         finally:
             lock.release()
@@ -378,7 +324,7 @@ class Store:
                 (time.time(), mask(json.dumps(dict(content)), self.secrets), run_id),
             )
             if done.rowcount == 0:
-                raise RunNotFound(f"there is no run {run_id} in {self.directory}")
+                raise self._not_found(f"there is no run {run_id}")
 
     def answers(self, run_id: str) -> list[Answer]:
         """Return the answers that were left and not yet dropped, the oldest first."""
@@ -402,62 +348,16 @@ class Store:
         with translated(self.file), transaction(self.db):
             yield
 
-    def _parts(self, run_id: str) -> Iterator[tuple[int, int, int]]:
-        """Yield where a run's events are, in order: run, first position, position after the last."""
-        parts: list[tuple[int, int, int]] = []
-        row = self.db.execute("SELECT id, parent, base FROM runs WHERE run_id = ?", (run_id,)).fetchone()
-        if row is None:
-            raise RunNotFound(f"there is no run {run_id} in {self.directory}: 'agentexec runs' lists them")
-        end = 1 << 62
-        while row is not None:
-            run, parent, base = row
-            if base < end:
-                parts.append((run, base, end))
-                end = base
-            row = self.db.execute("SELECT id, parent, base FROM runs WHERE id = ?", (parent,)).fetchone()
-        return reversed(parts)
+    def _parts(self, run_id: str) -> list[Part]:
+        parts = parts_of(self.db, run_id)
+        if not parts:
+            raise self._not_found(f"there is no run {run_id}")
+        return parts
 
-    def _count(self, part: tuple[int, int, int]) -> int:
-        row = self.db.execute(
-            "SELECT count(*) FROM events WHERE run = ? AND position >= ? AND position < ?", part
-        ).fetchone()
-        return int(row[0])
-
-    def _summaries(self, where: str, values: list[Any]) -> Iterator[RunSummary]:
+    def _summaries(self, where: str, values: list[Any], limit: int | None = None) -> Iterator[RunSummary]:
         """Yield runs, the latest first."""
         with translated(self.file):
-            rows = self.db.execute(
-                "SELECT r.run_id, r.status, r.stop_reason, r.task, r.model, r.executor, r.workspace, r.began, "  # noqa: S608
-                "r.updated, r.turns, r.blocks, r.tokens, r.cost, p.run_id, r.base, r.settings "
-                f"FROM runs r LEFT JOIN runs p ON p.id = r.parent WHERE {where} ORDER BY r.run_id DESC",
-                values,
-            )
-            # Looked up once: most runs of a list have no lock that could be held.
-            lockable = lock_names(self.locks)
-            for row in rows:
-                yield self._summary(row, lockable)
+            yield from read_summaries(self.db, self.locks, where, values, limit)
 
-    def _held(self, run_id: str, lockable: Container[str]) -> bool:
-        return run_id in lockable and is_locked(self.locks, run_id)
-
-    def _summary(self, row: tuple[Any, ...], lockable: Container[str]) -> RunSummary:
-        run_id, status, reason, task, model, executor, workspace, began, updated = row[:9]
-        turns, blocks, tokens, cost, parent, base, settings = row[9:]
-        return RunSummary(
-            run_id=run_id,
-            status=INTERRUPTED if status == RUNNING and not self._held(run_id, lockable) else status,
-            stop_reason=reason,
-            task=task,
-            model=model,
-            executor=executor,
-            workspace=workspace,
-            began=began,
-            updated=updated,
-            turns=turns,
-            blocks=blocks,
-            tokens=tokens,
-            cost=None if cost is None else Decimal(cost),
-            parent=parent,
-            base=base,
-            settings=json.loads(settings),
-        )
+    def _not_found(self, what: str) -> RunNotFound:
+        return RunNotFound(f"{what} in {self.directory}: 'agentexec runs' lists them")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import resource
@@ -26,9 +27,10 @@ from agentexec.errors import (
     StoreTooNew,
     StoreUnavailable,
 )
-from agentexec.events import BlockOutput, Event, ModelText
+from agentexec.events import BlockOutput, Event, ModelText, RunResumed
 from agentexec.log import EventLog, new_run_id
 from agentexec.store import Store
+from agentexec.store.codec import write_event
 from agentexec.store.database import APPLICATION_ID, MIGRATIONS
 from agentexec.store.runs import FILE_NAME
 from tests.agentexec.store.events import message, started, turn, whole
@@ -378,13 +380,42 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pyt
         assert "note" not in [row[1] for row in store.db.execute("PRAGMA table_info(runs)")]
 
 
-def test_the_first_migration_never_changes() -> None:
-    """Stores of users were made by it: what is to be different needs a further one."""
-    import hashlib
+def test_a_store_of_the_first_version_keeps_its_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that a branch shares with the run that it left."""
+    texts = [write_event(event) for event in whole("a", 2)]
+    with monkeypatch.context() as patched:
+        patched.setattr("agentexec.store.database.MIGRATIONS", MIGRATIONS[:1])
+        with Store(tmp_path) as old:
+            for key, parent, base in ((1, None, 0), (2, 1, 3)):
+                name = "ab"[key - 1]
+                old.db.execute(
+                    "INSERT INTO runs (id, run_id, parent, base, began, updated) VALUES (?, ?, ?, ?, 1, 2)",
+                    (key, name, parent, base),
+                )
+                for position, text in enumerate(texts[base:], base):
+                    old.db.execute(
+                        "INSERT INTO events (run, position, turn, type, event) VALUES (?, ?, NULL, 'x', ?)",
+                        (key, position, text),
+                    )
+            old.db.execute("UPDATE events SET turn = 1 WHERE position = 4")
+    with Store(tmp_path) as store:
+        assert store.event_texts("a") == store.event_texts("b") == texts
+        assert store.position_after("b", 1) == 5
+        recorder = store.record("b")
+        assert recorder.position == len(texts)
+        recorder(RunResumed())
+        recorder.close()
+        assert len(store.events("b")) == len(texts) + 1
 
+
+def test_migrations_never_change() -> None:
+    """Stores of users were made by them: what is to be different needs a further one."""
     assert APPLICATION_ID == 0x61676578
-    text = re.sub(r"\s+", " ", MIGRATIONS[0])
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "58cf29b9dff19828"
+    texts = [re.sub(r"\s+", " ", text).encode() for text in MIGRATIONS]
+    assert [hashlib.sha256(text).hexdigest()[:16] for text in texts] == [
+        "58cf29b9dff19828",
+        "07be6f03c9956f59",
+    ]
 
 
 @pytest.mark.parametrize("damage", [b"not a database at all" * 500, b"SQLite format 3\0" + b"\xff" * 5000])
