@@ -111,8 +111,10 @@ class Conversation(Sequence[Message]):
 
     def add(self, sender: str, reply: str | Message) -> Message:
         """Append what `sender` said, give it its turn number, and return the message as added."""
-        message = Message(sender=sender, content=reply) if isinstance(reply, str) else reply
-        message = message.model_copy(update={"sender": sender, "turn": self.start_turn()})
+        if isinstance(reply, str):
+            message = Message(sender=sender, content=reply, turn=self.start_turn())
+        else:
+            message = reply.model_copy(update={"sender": sender, "turn": self.start_turn()})
         self._turn, self.resumed = None, ()
         self._keep(message)
         self.log.append(MessageAdded(message=message))

@@ -13,6 +13,11 @@ from agentexec.events import Event
 Listener = Callable[[Event], None]
 """Called with every event, in the order of the log. Must not block."""
 
+Kinds = tuple[type[Event], ...]
+"""Kinds of event, such as `(MessageAdded, BlockFinished)`."""
+
+ALL: Kinds = (Event,)
+
 
 def new_run_id() -> str:
     """Return an id for a run; ids sort by the time they were made.
@@ -46,7 +51,8 @@ class EventLog(Sequence[Event]):
         self.run_id = run_id or new_run_id()
         self._recorder = recorder
         self._events: list[Event] = list(past)
-        self._listeners: list[Listener] = []
+        self._listeners: list[tuple[Listener, Kinds]] = []
+        self._heard_by: dict[type[Event], tuple[Listener, ...]] = {}
         self._unpublished: deque[Event] = deque()
         self._publishing = False
 
@@ -65,21 +71,30 @@ class EventLog(Sequence[Event]):
         if not self._publishing:
             self._publish()
 
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` with every event from now on.
+    def subscribe(self, listener: Listener, kinds: Kinds = ALL) -> Callable[[], None]:
+        """Call `listener` with every event from now on, or with those of some kinds.
 
         Returns:
             A function that ends the subscription; calling it again has no effect.
         """
-        # A wrapper of its own for each subscription: the same function may be subscribed twice.
-        entry: Listener = lambda event: listener(event)  # noqa: E731
+        entry = (listener, kinds)
         self._listeners.append(entry)
+        self._heard_by.clear()
 
         def unsubscribe() -> None:
-            if entry in self._listeners:
-                self._listeners.remove(entry)
+            # By identity: the same function may be subscribed twice.
+            self._listeners[:] = [each for each in self._listeners if each is not entry]
+            self._heard_by.clear()
 
         return unsubscribe
+
+    def _hearing(self, kind: type[Event]) -> tuple[Listener, ...]:
+        """Return who hears events of a kind, looked up once for each kind."""
+        found = self._heard_by.get(kind)
+        if found is None:
+            found = tuple(listener for listener, kinds in self._listeners if issubclass(kind, kinds))
+            self._heard_by[kind] = found
+        return found
 
     def _publish(self) -> None:
         errors: list[Exception] = []
@@ -87,7 +102,7 @@ class EventLog(Sequence[Event]):
         try:
             while self._unpublished:
                 event = self._unpublished.popleft()
-                for listener in tuple(self._listeners):
+                for listener in self._hearing(type(event)):
                     try:
                         listener(event)
                     except Exception as error:
@@ -126,8 +141,8 @@ class TeamLog(EventLog):
         self.run_id = log.run_id
         self.path = path
         self._log = log
-        # The same lists, not copies: to read it or to listen to it is to do so with the whole run.
-        self._events, self._listeners = log._events, log._listeners
+        # The same objects, not copies: to read it or to listen to it is to do so with the whole run.
+        self._events, self._listeners, self._heard_by = log._events, log._listeners, log._heard_by
 
     def append(self, event: Event) -> None:
         """Keep an event in the run's log, marked with the team's path."""

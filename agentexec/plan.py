@@ -83,4 +83,4 @@ def follow_plan(log: EventLog) -> None:
         if plan.steps != before.steps:
             log.append(PlanUpdated(steps=plan.steps))
 
-    log.subscribe(listen)
+    log.subscribe(listen, (MessageAdded,))

@@ -205,7 +205,7 @@ class _Run:
         self._task, self._log, self._team = task, log, team
         self._executor, self._inputs = executor, inputs
         self._watch = StopWatch(condition if team.stop is None else condition | team.stop, past=log)
-        log.subscribe(self._watch)
+        log.subscribe(self._watch, self._watch.condition.hears)
         follow_plan(log)
 
     async def result(self, started: Event, *, close_executor: bool) -> SolveResult:

@@ -65,7 +65,7 @@ class Team:
             return event.team == inner.path or event.team.startswith(f"{inner.path}/")
 
         watch = StopWatch(self.stop, past=filter(inside, inner.log))
-        unsubscribe = inner.log.subscribe(lambda event: watch(event) if inside(event) else None)
+        unsubscribe = inner.log.subscribe(lambda event: watch(event) if inside(event) else None, self.stop.hears)
         try:
             async with asyncio.timeout(watch.certain_after) as timer:
                 return await converse(inner, self.next_speaker, watch.stopped)

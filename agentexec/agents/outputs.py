@@ -42,6 +42,8 @@ async def _keep(executor: Executor, name: str, outcome: Outcome) -> Outcome:
     if not isinstance(outcome, Ran):
         return outcome
     result, notes = outcome.result, [outcome.note] if outcome.note else []
+    if max(len(result.stdout), len(result.stderr)) <= LONG:
+        return outcome
     for stream, text in (("stdout", result.stdout), ("stderr", result.stderr)):
         if len(text) <= LONG:
             continue

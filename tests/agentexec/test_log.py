@@ -53,6 +53,22 @@ def test_unsubscribing_ends_it_and_may_be_repeated() -> None:
     assert len(seen) == 1
 
 
+def test_a_listener_may_hear_some_kinds_only() -> None:
+    log, turns, texts, nothing, everything = EventLog(), list[Event](), list[Event](), list[Event](), list[Event]()
+    log.append(turn(0))  # who hears what is looked up anew after this
+    end = log.subscribe(turns.append, (TurnStarted,))
+    log.subscribe(texts.append, (ModelText,))
+    log.subscribe(nothing.append, ())
+    log.subscribe(everything.append)
+    events = [turn(1), ModelText(agent="coder", text="x"), turn(2)]
+    for event in events:
+        log.append(event)
+    assert (turns, texts, nothing, everything) == ([events[0], events[2]], [events[1]], [], events)
+    end()
+    log.append(turn(3))
+    assert turns == [events[0], events[2]]
+
+
 def test_a_listener_that_raises_hides_nothing_from_the_others_and_is_heard() -> None:
     log, seen = EventLog(), list[Event]()
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from agentexec import markdown
 from agentexec.markdown import (
     QUOTE_CHARS,
     code_blocks,
@@ -319,3 +320,67 @@ class TestVisible:
 
     def test_in_the_middle_of_a_line_escapes_breaks_too(self) -> None:
         assert visible("a\nb\tc", keep="") == r"a\nb\tc"
+
+
+PIECES = [
+    *("```", "````", "~~~~", "```python", "``` py {.a}", "~~~ js x`y", "```a`b", "``` a&amp;b\\*", "  ```", "\t~~~"),
+    *(
+        "    ",
+        " ",
+        "\t",
+        "\n",
+        "\n\n",
+        "\r\n",
+        "\r",
+        "- ",
+        "* ",
+        "*",
+        "1. ",
+        "12) ",
+        "> ",
+        "# h",
+        "x",
+        "===",
+        "- - -",
+        "***",
+    ),
+    *(
+        "[foo]: /u",
+        '[foo]: /u "t',
+        '"',
+        "<div>",
+        "<!--",
+        "\\",
+        "\x0b",
+        "\x0c",
+        "\0",
+        "\u2028",
+        "\xa0",
+        "|-|-|",
+        "-",
+        "`",
+        "~",
+    ),
+]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from(PIECES).flatmap(lambda piece: st.sampled_from([piece, piece + "\n"])), max_size=12))
+def test_fences_that_are_found_without_the_parser_are_those_that_it_finds(pieces: list[str]) -> None:
+    text = "".join(pieces) + "\n"
+    flat = markdown._flat_fences(text.replace("\r\n", "\n"))
+    assert flat is None or flat == markdown._parsed_fences(text.replace("\r\n", "\n"))
+
+
+def test_an_ordinary_reply_needs_no_parser_and_one_with_a_list_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def parsed(text: str) -> None:
+        raise AssertionError("parsed")
+
+    monkeypatch.setattr(markdown, "_parsed_fences", parsed)
+    code = "- 1\n> 2\n  ```\n"
+    assert [fence.code for fence in parse_fences(f"Next:\n\n````python\n{code}````\n\nThen:\n~~~ sh\nls")] == [
+        code,
+        "ls\n",
+    ]
+    with pytest.raises(AssertionError, match="parsed"):
+        parse_fences("1. First\n\n```python\nx\n```")

@@ -9,10 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentexec import solve
-from agentexec.events import BlockFinished, BlockRefused, Event, Message, MessageAdded, ModelCalled
+from agentexec import solve, solve_sync
+from agentexec.events import (
+    BlockFinished,
+    BlockRefused,
+    BlockStarted,
+    Event,
+    Message,
+    MessageAdded,
+    ModelCalled,
+    TurnStarted,
+)
 from agentexec.models.base import Usage
 from agentexec.stops import (
+    AllOf,
+    AnyOf,
     AnyStop,
     ConsecutiveFailures,
     Deadline,
@@ -26,6 +37,8 @@ from agentexec.stops import (
     RepeatedError,
     SourceSpoke,
     Stall,
+    Stop,
+    StopCondition,
     StopWatch,
     StopWhen,
     TextSeen,
@@ -271,3 +284,61 @@ async def test_a_run_does_not_go_round_on_the_same_failing_code() -> None:
     model = ScriptedModel([run("same")] * 9)
     result = await solve("Do it.", model=model, executor=failing, plan=False, review=False)
     assert (result.status, result.stop_reason, len(result.blocks)) == ("not_solved", "repeated_code", 3)
+
+
+EVERY_KIND = [
+    said(CODE),
+    said("HANDOFF: tester", "planner"),
+    called(),
+    called(None, None),
+    ran("ok"),
+    ran("failed"),
+    REFUSED,
+    TurnStarted(turn=1, agent="coder"),
+    BlockStarted(turn=1, index=0, block=CodeBlock("x")),
+]
+
+
+CONDITIONS: list[AnyStop] = [
+    *(MaxTurns(2), MaxMessages(2, "coder"), Deadline(1), MaxTokens(15), MaxCost(Decimal("0.15"))),
+    *(Stall(), ConsecutiveFailures(2), RepeatedCode(2), RepeatedError(2)),
+    *(TextSeen("x"), SourceSpoke(("planner",)), HandedTo("tester"), StopWhen(lambda event: True), ExternalStop()),
+    (MaxTurns(2) & Stall()) | MaxTokens(15),
+]
+
+
+@pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: type(condition).__name__)
+def test_an_event_of_a_kind_that_a_condition_does_not_hear_changes_nothing(condition: AnyStop) -> None:
+    for first in EVERY_KIND:
+        state = condition.step(condition.start, first)
+        for event in EVERY_KIND:
+            assert isinstance(event, condition.hears) or condition.step(state, event) == state
+
+
+def test_a_run_tells_a_condition_of_what_it_hears_and_of_nothing_else() -> None:
+    heard: list[Event] = []
+
+    class Hears(StopCondition[None]):
+        start = None
+        hears = (BlockFinished, ModelCalled)
+
+        def step(self, state: None, event: Event) -> None:
+            heard.append(event)
+
+        def check(self, state: None, elapsed: float) -> Stop | None:
+            return None
+
+    model = ScriptedModel(["```python\nx\n```", "FINAL ANSWER: 1"])
+    result = solve_sync(
+        "T", model=model, executor=FakeExecutor(), plan=False, review=False, stop=Hears(), max_repeats=None
+    )
+    relevant = [event for event in result.events if isinstance(event, BlockFinished | ModelCalled | MessageAdded)]
+    # What is combined with others hears what any of them does; what none hears, such as the start of a turn, nobody.
+    assert [event for event in heard if not isinstance(event, BlockRefused)] == relevant
+
+
+def test_three_alternatives_are_one_condition() -> None:
+    first, second, third = MaxTurns(1), Stall(), Deadline(3)
+    assert (first | second) | third == first | (second | third) == AnyOf((first, second, third))
+    assert (first & second) & third == first & (second & third) == AllOf((first, second, third))
+    assert (first & second) | third == AnyOf((AllOf((first, second)), third))

@@ -25,8 +25,7 @@ ROUNDS = 5
 def kept_loop() -> list[Row]:
     """Framework time per turn with store and tracing on."""
     with tempfile.TemporaryDirectory() as directory, Store(directory) as store, recording() as tracing:
-        few = loop_overhead_ms(50, store=store, tracing=tracing)
-        many = loop_overhead_ms(5000, rounds=3, store=store, tracing=tracing)
+        few, many = loop_overhead_ms(50, 5000, rounds=3, store=store, tracing=tracing)
     return [
         Row("loop per turn, store and tracing on, 50 turns", few, "ms", most=1.5),
         Row("loop per turn, store and tracing on, 5,000 turns", many, "ms", most=1.5),

@@ -9,6 +9,7 @@ import ast
 import asyncio
 import gc
 import io
+import itertools
 import statistics
 import time
 import tokenize
@@ -34,8 +35,7 @@ class InstantModel(Model):
 
     name = "instant"
 
-    def __init__(self) -> None:
-        self._count = 0
+    _counts = itertools.count(1)
 
     async def complete(
         self,
@@ -45,12 +45,12 @@ class InstantModel(Model):
         on_retry: OnRetry | None = None,
         options: CallOptions | None = None,
     ) -> Completion:
-        self._count += 1
         if messages[0].content.startswith("You are the reviewer."):
             text = "APPROVE"
         else:
-            # Never the same code twice, so that nothing is answered from a cache of parsed messages.
-            text = f"Next I try this.\n\n```python\nx = {self._count}\nprint(x)\n```\n"
+            # Never the same code twice, not in a later run either, so that nothing is answered from a cache of
+            # parsed messages.
+            text = f"Next I try this.\n\n```python\nx = {next(self._counts)}\nprint(x)\n```\n"
         return Completion(text, usage=_USAGE, cost=_COST, model="instant-1")
 
 
@@ -76,22 +76,28 @@ async def _seconds(turns: int, *, review: bool, clock: Clock = time.perf_counter
     return clock() - began
 
 
-def loop_overhead_ms(turns: int, *, review: bool = True, rounds: int = 5, **options: Any) -> float:
-    """Return the median milliseconds per turn of runs of `turns` turns, the result included.
+def loop_overhead_ms(*lengths: int, review: bool = True, rounds: int = 5, **options: Any) -> list[float]:
+    """Return the median milliseconds per turn of runs of so many turns, the result included.
+
+    Runs of the different lengths take turns, so that what else happens on the machine meets all of them; short runs
+    are repeated, so that each figure comes of as many turns as the others.
 
     Args:
-        turns: How many.
+        lengths: Turns of a run.
         review: Whether there is a reviewer.
-        rounds: How many runs.
+        rounds: How often each length is measured.
         options: Further arguments of `solve`; `clock` is the clock to read: where nothing waits, that of the
             process's CPU time keeps out what else runs on the machine.
     """
     asyncio.run(_seconds(20, review=review, **options))
-    figures = []
+    figures: dict[int, list[float]] = {turns: [] for turns in lengths}
     for _ in range(rounds):
-        gc.collect()
-        figures.append(asyncio.run(_seconds(turns, review=review, **options)) * 1000 / turns)
-    return statistics.median(figures)
+        for turns, found in figures.items():
+            gc.collect()
+            runs = max(1, max(lengths) // turns // 2)
+            spent = sum(asyncio.run(_seconds(turns, review=review, **options)) for _ in range(runs))
+            found.append(spent * 1000 / turns / runs)
+    return [statistics.median(found) for found in figures.values()]
 
 
 class PacedModel(InstantModel):
@@ -129,17 +135,10 @@ ENGINE = [
     "ledger.py",
     "plan.py",
     "human.py",
-    "stops.py",
+    "unclear.py",
     "context.py",
-    "agents/base.py",
-    "agents/calls.py",
-    "agents/chat.py",
-    "agents/coder.py",
-    "agents/executor.py",
-    "agents/human.py",
-    "agents/planner.py",
-    "agents/report.py",
-    "agents/reviewer.py",
+    "agents/*.py",
+    "stops/*.py",
 ]
 """Agents, turns, stops and context: the engine of conversations."""
 
@@ -147,7 +146,7 @@ ENGINE = [
 def engine_lines() -> int:
     """Return the engine's lines of code: without blank lines, comments and docstrings."""
     root = Path(agentexec.__file__).parent
-    return sum(_code_lines((root / name).read_text("utf-8")) for name in ENGINE)
+    return sum(_code_lines(path.read_text("utf-8")) for name in ENGINE for path in root.glob(name))
 
 
 def _code_lines(source: str) -> int:
@@ -167,8 +166,10 @@ def _code_lines(source: str) -> int:
 def main() -> None:
     """Print the figures."""
     for review in (True, False):
-        for turns in (50, 2000, 5000):
-            figure = loop_overhead_ms(turns, review=review, clock=time.process_time)
+        lengths = (50, 5000)
+        for turns, figure in zip(
+            lengths, loop_overhead_ms(*lengths, review=review, clock=time.process_time), strict=True
+        ):
             print(f"review={review!s:5} {turns:5} turns: {figure:.3f} ms/turn")
     one, many = together_s(1), together_s(200)
     print(f"one run {one:.2f} s, 200 at a time {many:.2f} s: {many / one:.2f} x")
