@@ -7,15 +7,17 @@ them. After `stalls` entries in a row without progress it writes a new plan; aft
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from agentexec.agents.base import ModelAgent
+from agentexec.agents.base import ModelAgent, Shape
 from agentexec.conversation import Agent, Conversation
 from agentexec.events import Event, Message, MessageAdded
-from agentexec.models.base import Model
+from agentexec.log import Kinds
+from agentexec.markdown import FINAL_ANSWER, read_reply
+from agentexec.models.base import Model, ReplyFormat
 from agentexec.stops import AnyStop, Stop, StopCondition
 from agentexec.team import Team
 from agentexec.turns import by_name, has_code
@@ -48,7 +50,8 @@ NEXT: coder
 INSTRUCTION: Print the first three lines of sales.csv."""
 
 UNCLEAR = (
-    "Your last message held no complete ledger: {why}. Write it again: SATISFIED, LOOP, PROGRESS, NEXT, INSTRUCTION."
+    "Your last message held no complete ledger: {why}. Write it again: SATISFIED, LOOP, PROGRESS, NEXT, INSTRUCTION, "
+    "or, if the task is done, SATISFIED and FINAL ANSWER."
 )
 STUCK = (
     "The team is stuck. Write down what is known, what went wrong and why, and a new plan that goes another way. "
@@ -97,6 +100,39 @@ def _yes(text: str) -> bool:
     return text.lower().startswith(("yes", "true"))
 
 
+def _shape(names: Iterable[str]) -> Shape:
+    """Return how an entry is asked for as JSON; in the conversation it is the lines of the prompt."""
+
+    def text(description: str, **more: Any) -> dict[str, Any]:
+        return {"type": "string", "description": description, **more}
+
+    def truth(description: str) -> dict[str, str]:
+        return {"type": "boolean", "description": description}
+
+    fields = {
+        "plan": text("The plan, where it is written for the first time or anew; else empty"),
+        "satisfied": truth("Whether the task is done and the results that were reported prove it"),
+        "loop": truth("Whether the same is being done again without anything new"),
+        "progress": truth("Whether the last step brought the task forward"),
+        "next": text("Who goes on; empty if the task is done", enum=[*names, ""]),
+        "instruction": text("What exactly it should do; empty if the task is done"),
+        "answer": text("The complete answer if the task is done; else empty"),
+    }
+    schema = {"type": "object", "properties": fields, "required": [*fields], "additionalProperties": False}
+    return Shape(ReplyFormat("ledger", schema), _words)
+
+
+def _words(entry: Mapping[str, Any]) -> str:
+    marks = {name: {True: "yes", False: "no"}[entry[name]] for name in ("satisfied", "loop", "progress")}
+    plan, answer = entry["plan"].strip(), entry["answer"].strip()
+    lines = [f"{name.upper()}: {mark}" for name, mark in marks.items()]
+    if entry["satisfied"]:
+        lines += [f"{FINAL_ANSWER} {answer}"] if answer else []
+    else:
+        lines += [f"NEXT: {entry['next'].strip()}", f"INSTRUCTION: {entry['instruction'].strip()}"]
+    return "\n\n".join(filter(None, [plan, "\n".join(lines)]))
+
+
 @dataclass(frozen=True, slots=True)
 class LedgerStall(StopCondition[int]):
     """Reached after `limit` entries of the manager's ledger in a row without progress. Reason `stall`."""
@@ -104,6 +140,7 @@ class LedgerStall(StopCondition[int]):
     limit: int
     manager: str = "manager"
     start: ClassVar[int] = 0
+    hears: ClassVar[Kinds] = (MessageAdded,)
 
     def step(self, state: int, event: Event) -> int:
         if not isinstance(event, MessageAdded) or event.message.sender != self.manager:
@@ -134,8 +171,8 @@ class Manager:
         self, model: Model, agents: Sequence[Agent], *, stalls: int = 3, prompt: str = PROMPT, name: str = "manager"
     ) -> None:
         listed = "\n".join(f"- {agent.name}: {getattr(agent, 'description', '') or 'an agent'}" for agent in agents)
-        self.name, self._names, self._stalls = name, set(by_name(agents)), stalls
-        self._model = ModelAgent(name, model, prompt.format(name=name, agents=listed))
+        self.name, self._names, self._stalls = name, [*by_name(agents)], stalls
+        self._model = ModelAgent(name, model, prompt.format(name=name, agents=listed), shape=_shape(self._names))
 
     async def reply(self, conversation: Conversation) -> Message:
         """Write the next entry; what is no ledger is asked for once more.
@@ -155,9 +192,13 @@ class Manager:
         ledger = read_ledger(said.content)
         if ledger is None:
             return "it has none of its lines"
-        if ledger.satisfied or ledger.next in self._names:
-            return ""
-        return f"NEXT has to be one of {', '.join(sorted(self._names))}"
+        if ledger.satisfied:
+            return (
+                ""
+                if read_reply(said.content).claimed
+                else f"SATISFIED: yes needs a line that starts with {FINAL_ANSWER}"
+            )
+        return "" if ledger.next in self._names else f"NEXT has to be one of {', '.join(self._names)}"
 
 
 def managed(
@@ -182,8 +223,13 @@ def managed(
         stop: A further stop condition.
         prompt: System prompt of the manager, with the fields `{name}` and `{agents}`.
         name: The manager's and the team's.
+
+    Raises:
+        ValueError: two have one name.
     """
     named, manager = by_name(agents), Manager(model, agents, stalls=stalls, prompt=prompt, name=name)
+    if name in named:
+        raise ValueError(f"an agent has the manager's name, {name!r}: give one of them another")
 
     def next_speaker(conversation: Conversation) -> Agent | None:
         last = conversation[-1]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -230,8 +231,9 @@ class TeamSpec(_Spec):
         if self.pattern == "ledger":
             executor = self._kind("executor", agents)
             workers = [agent for agent in agents if agent is not executor]
-            limits = {"stalls": self.stalls, "replans": self.replans, "stop": stop}
-            return managed(parts.model(self.model), workers, executor=executor, **limits)  # type: ignore[arg-type]
+            model, stalls, replans = parts.model(self.model), self.stalls, self.replans
+            team = managed(model, workers, executor=executor, stalls=stalls, replans=replans, stop=stop)
+            return replace(team, name=name, description=description)
         return Team(name, self._order(parts, agents), stop=stop, description=description)
 
     def _order(self, parts: Parts, agents: list[Agent]) -> NextSpeaker:

@@ -101,6 +101,14 @@ async def test_nested_and_concurrent_from_json(tmp_path: Path) -> None:
         assert {e.agent for e in result.events if isinstance(e, ModelCalled)} == {"ann", "bob", "editor"}
 
 
+async def test_a_nested_team_with_a_manager_has_its_own_name() -> None:
+    inner = TeamSpec(pattern="ledger", agents=(AgentSpec(name="ann", prompt="You are the ann."),))
+    outer = TeamSpec(pattern="sequential", agents=(AgentSpec(name="desk", kind="team", team=inner),))
+    with OpenAIServer({"manager": ["SATISFIED: yes\nFINAL ANSWER: 1"]}) as server:
+        result = await run(outer, server)
+    assert (speakers(result), result.answer) == ("task desk", "1")
+
+
 async def test_its_stop_conditions_hold() -> None:
     with OpenAIServer() as server:
         server.replies = {"ann": ["ENOUGH of this"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -358,6 +359,60 @@ class TestManager:
         server.replies["critic"] = ["Fine."]
         team = managed(model, [speaker("coder", model), speaker("critic", model)])
         assert (await talk(team))[0] == "task manager coder manager critic manager"
+
+    async def test_is_asked_for_json_and_speaks_in_words(self, server: OpenAIServer, model: OpenAIModel) -> None:
+        step = {"plan": "1. Guess.", "satisfied": False, "loop": False, "progress": True}
+        step |= {"next": "critic", "instruction": "Guess.", "answer": ""}
+        done = step | {"plan": "", "satisfied": True, "next": "", "instruction": "", "answer": "It is 42.\nReally."}
+        server.replies = {"manager": [json.dumps(step), json.dumps(done)], "critic": ["42?"]}
+        team, log = managed(model, [speaker("coder", model), speaker("critic", model)]), EventLog()
+        assert await talk(team, log=log) == ("task manager critic manager", None)
+        conversation = Conversation.restore(log)
+        assert conversation[1].content == (
+            "1. Guess.\n\nSATISFIED: no\nLOOP: no\nPROGRESS: yes\nNEXT: critic\nINSTRUCTION: Guess."
+        )
+        assert team.answer(conversation) == "It is 42.\nReally."
+        wanted = server.requests[0]["response_format"]["json_schema"]
+        assert (wanted["name"], wanted["strict"]) == ("ledger", True)
+        assert wanted["schema"]["properties"]["next"]["enum"] == ["coder", "critic", ""]
+        assert sorted(wanted["schema"]["required"]) == sorted(wanted["schema"]["properties"])
+        assert server.requests[2]["messages"][2]["content"] == conversation[1].content  # what it said, as it said it
+
+    async def test_a_server_that_knows_no_formats_is_asked_in_words(
+        self, server: OpenAIServer, model: OpenAIModel
+    ) -> None:
+        server.refuse_formats = True
+        server.replies = {"manager": [entry(), "SATISFIED: yes\nFINAL ANSWER: 1"], "coder": ["Hm."]}
+        assert (await talk(managed(model, [speaker("coder", model)])))[0] == "task manager coder manager"
+
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            "{}",
+            "[]",
+            "null",
+            '{"satisfied": true}',
+            '{"plan": "", "satisfied": "perhaps", "loop": false, "progress": true, "next": "coder"}',
+            '{"plan": 1, "satisfied": false, "loop": false, "progress": true, "next": "coder", "instruction": "", '
+            '"answer": ""}',
+            '{"plan": "", "satisfied": false, "loop": [], "progress": {}, "next": null, "instruction": 7, "answer": 0}',
+            "SATISFIED: yes",
+            '{"plan": "", "satisfied": true, "loop": false, "progress": true, "next": "", "instruction": "", '
+            '"answer": " "}',
+        ],
+    )
+    async def test_json_that_is_no_ledger_is_asked_for_once_more(
+        self, server: OpenAIServer, model: OpenAIModel, bad: str
+    ) -> None:
+        server.replies = {"manager": [bad, "SATISFIED: yes\nFINAL ANSWER: 1"], "coder": ["Hm."]}
+        team, log = managed(model, [speaker("coder", model)]), EventLog()
+        assert await talk(team, log=log) == ("task manager", None)
+        assert team.answer(Conversation.restore(log)) == "1"
+        assert "Write it again" in server.requests[1]["messages"][-1]["content"]
+
+    def test_the_managers_name_is_its_own(self, model: OpenAIModel) -> None:
+        with pytest.raises(ValueError, match="the manager's name, 'manager'"):
+            managed(model, [speaker("manager", model)])
 
     @pytest.mark.parametrize(
         "text",
