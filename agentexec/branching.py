@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentexec.events import MessageAdded, RunStarted
+from agentexec.events import MessageAdded, RunStarted, WorkspaceNotSaved, WorkspaceSaved
 from agentexec.store import Store
 
 
@@ -26,8 +26,8 @@ def branch(store: Store, run_id: str, at: int | None = None, message: str | None
         raise ValueError("a message takes the place of another: say which turn's")
     if not message.strip():
         raise ValueError("the message is empty")
-    events = store.events(run_id)[: store.position_after(run_id, at)]
-    replaced = events[-1]
+    events, place = store.events(run_id), store.position_of(run_id, at)
+    replaced = events[place]
     assert isinstance(replaced, MessageAdded)
     new = store.branch(run_id, before=at)
     recorder = store.record(new)
@@ -38,6 +38,9 @@ def branch(store: Store, run_id: str, at: int | None = None, message: str | None
             recorder(first.model_copy(update={"task": message, "run_id": new}))
         said = replaced.message.model_copy(update={"content": message, "cut": False})
         recorder(replaced.model_copy(update={"message": said}))
+        for event in events[place + 1 : store.position_after(run_id, at)]:
+            if isinstance(event, WorkspaceSaved | WorkspaceNotSaved):  # it is the same one, whatever was said
+                recorder(event)
     finally:
         recorder.close()
     return new

@@ -176,6 +176,7 @@ async def converse(
     while (choice := next_speaker(conversation)) is not None:
         # Without this, agents that never wait would keep a cancellation or a deadline from arriving.
         await asyncio.sleep(0)
+        await conversation.log.settled()
         if (stop := stopped()) is not None:
             if inspect.iscoroutine(choice):
                 choice.close()

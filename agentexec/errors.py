@@ -13,7 +13,8 @@ AgentexecError
 │   ├── SnapshotNotFound       there is no such snapshot, or no such file in it
 │   ├── SnapshotCorrupt        something of it is missing or damaged
 │   ├── SnapshotTooLarge       the workspace holds more than the limits allow
-│   └── SnapshotStoreFull      the store is at its limit, or its disk is full
+│   ├── SnapshotStoreFull      the store is at its limit, or its disk is full
+│   └── SnapshotGivenUp        whoever wanted the snapshot no longer does
 ├── Suspended                  a person will answer later; the run ends as `waiting` and can be resumed
 ├── HumanSilent                a person did not answer in time, and that stops the run
 └── ModelError                 the model could not answer; the run so far is kept
@@ -57,6 +58,10 @@ class SnapshotTooLarge(SnapshotError):
 
 class SnapshotStoreFull(SnapshotError):
     """The store is at its limit, or its disk is full."""
+
+
+class SnapshotGivenUp(SnapshotError):
+    """Whoever wanted the snapshot no longer does."""
 
 
 class Suspended(AgentexecError):

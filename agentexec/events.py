@@ -151,15 +151,28 @@ class WorkspaceSaved(Event):
     """The workspace was kept as it is now; see `agentexec.snapshots`.
 
     Attributes:
-        snapshot: Its id.
+        snapshot: Its id, the same one if nothing has changed.
         files: How many files are in it.
         size: Their bytes.
+        skipped: How many it does not hold: too large, or no files; see `agentexec.snapshots.Skipped`.
     """
 
     type: Literal["workspace_saved"] = "workspace_saved"
     snapshot: str
     files: int = 0
     size: int = 0
+    skipped: int = 0
+
+
+class WorkspaceNotSaved(Event):
+    """The workspace could not be kept as it is now. It is tried again after the next block.
+
+    Attributes:
+        reason: Why, and what to do about it.
+    """
+
+    type: Literal["workspace_not_saved"] = "workspace_not_saved"
+    reason: str
 
 
 class StateRestored(Event):
@@ -352,6 +365,7 @@ AnyEvent = Annotated[
     | RunResumed
     | StateRestored
     | WorkspaceSaved
+    | WorkspaceNotSaved
     | TurnStarted
     | ModelText
     | ModelRetried

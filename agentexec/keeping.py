@@ -44,7 +44,7 @@ class Kept:
             run_id = self.recorder.run_id
         log = EventLog(run_id, self.recorder, self.past or ())
         if self.recorder is not None and (place := workspace or self.recorder.workspace):
-            log.subscribe(WorkspaceSaver(log, self.recorder.store, Path(place)))
+            log.subscribe(WorkspaceSaver(log, self.recorder.store, Path(place)), WorkspaceSaver.HEARS)
         return log
 
 

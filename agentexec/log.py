@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import overload
 
 from agentexec.events import Event
 
 Listener = Callable[[Event], None]
-"""Called with every event, in the order of the log. Must not block."""
+"""Called with every event, in the order of the log. Must not block; what takes longer goes to `EventLog.defer`."""
 
 Kinds = tuple[type[Event], ...]
 """Kinds of event, such as `(MessageAdded, BlockFinished)`."""
@@ -55,6 +56,8 @@ class EventLog(Sequence[Event]):
         self._heard_by: dict[type[Event], tuple[Listener, ...]] = {}
         self._unpublished: deque[Event] = deque()
         self._publishing = False
+        self._deferred: deque[Callable[[], Awaitable[None]]] = deque()
+        self._settling = asyncio.Lock()
 
     @property
     def events(self) -> Sequence[Event]:
@@ -95,6 +98,29 @@ class EventLog(Sequence[Event]):
             found = tuple(listener for listener, kinds in self._listeners if issubclass(kind, kinds))
             self._heard_by[kind] = found
         return found
+
+    def defer(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Have something done before the run goes on, while the event loop goes on with other runs.
+
+        For listeners whose answer to an event takes time, and which must find things as the event left them.
+        """
+        self._deferred.append(work)
+
+    async def settled(self) -> None:
+        """Do what was deferred. Who runs a block or asks an agent waits for this first.
+
+        What is cancelled on the way is done at the next call, if there is one.
+        """
+        if not self._deferred and not self._settling.locked():
+            return
+        async with self._settling:  # agents that speak at the same time wait for each other's
+            while self._deferred:
+                work = self._deferred.popleft()
+                try:
+                    await work()
+                except asyncio.CancelledError:
+                    self._deferred.appendleft(work)
+                    raise
 
     def _publish(self) -> None:
         errors: list[Exception] = []
@@ -143,6 +169,7 @@ class TeamLog(EventLog):
         self._log = log
         # The same objects, not copies: to read it or to listen to it is to do so with the whole run.
         self._events, self._listeners, self._heard_by = log._events, log._listeners, log._heard_by
+        self._deferred, self._settling = log._deferred, log._settling
 
     def append(self, event: Event) -> None:
         """Keep an event in the run's log, marked with the team's path."""

@@ -213,6 +213,7 @@ class _Run:
             self._log.append(started)
             try:
                 finished = await self._finish()
+                await self._log.settled()
             finally:
                 closing = await self._close() if close_executor else ""
         except asyncio.CancelledError as error:
@@ -264,6 +265,7 @@ class _Run:
             return RunFinished(status="sandbox_failed", stop_reason="sandbox_failed", message=_words(error))
 
     async def _converse(self) -> RunFinished:
+        await self._log.settled()
         await self._executor.start()
         if self._executor.keeps_state:
             await self._restore_state()

@@ -20,6 +20,7 @@ from agentexec.events import (
     RunFinished,
     RunResumed,
     RunStarted,
+    WorkspaceNotSaved,
 )
 from agentexec.markdown import quote, visible
 from agentexec.store.codec import UnknownEvent
@@ -74,6 +75,8 @@ def _lines(event: Event, width: int, times: bool) -> Iterator[str]:
     elif isinstance(event, QuestionAnswered):
         text = f": {event.answer.text}" if event.answer.text else ""
         yield f"! {event.answer.decision}{visible(text, keep='')}"
+    elif isinstance(event, WorkspaceNotSaved):
+        yield f"! the workspace was not saved: {visible(event.reason, keep='')}"
     elif isinstance(event, RunResumed):
         yield f"── resumed {moment(event.time) if times else ''} ".ljust(width, "─")
     elif isinstance(event, RunFinished):

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, TypeVar
 
 from agentexec.errors import SnapshotError
-from agentexec.events import BlockFinished, BlockStarted, Event, MessageAdded, RunResumed, WorkspaceSaved
-from agentexec.log import EventLog
-from agentexec.snapshots import SnapshotStore
+from agentexec.events import (
+    BlockFinished,
+    BlockStarted,
+    Event,
+    MessageAdded,
+    RunResumed,
+    WorkspaceNotSaved,
+    WorkspaceSaved,
+)
+from agentexec.log import EventLog, Kinds
+from agentexec.snapshots import Restored, Snapshot, SnapshotStore
 from agentexec.store import Store
+from sandboxes.waiting import uninterrupted
+
+T = TypeVar("T")
 
 
 def snapshots_of(store: Store) -> SnapshotStore:
@@ -25,39 +40,59 @@ def snapshots_of(store: Store) -> SnapshotStore:
 class WorkspaceSaver:
     """Saves a run's workspace at its begin, after each block, and before it goes on; a listener of its log.
 
-    A snapshot that cannot be taken ends the saving, not the run: a branch then begins with a copy of the workspace as
-    it is, and a block that was interrupted is run again on what it left.
+    In a thread, while the run waits and others go on. A snapshot that cannot be taken costs the run nothing but that:
+    the log says why (`WorkspaceNotSaved`), and the next block is followed by another try.
 
     Args:
         log: The run's.
         store: Where the run is kept.
         workspace: The directory.
-
-    Attributes:
-        error: Why nothing is saved any more, or None.
     """
+
+    HEARS: ClassVar[Kinds] = (BlockFinished, RunResumed, MessageAdded)
 
     def __init__(self, log: EventLog, store: Store, workspace: Path) -> None:
         self._log, self._store, self._workspace = log, store, workspace
         self._snapshots: SnapshotStore | None = None
-        self._last = next((event.snapshot for event in reversed(log) if isinstance(event, WorkspaceSaved)), None)
-        self.error: SnapshotError | None = None
 
     def __call__(self, event: Event) -> None:
-        """Save the workspace if the event is one after which it may have changed."""
-        if self.error is None and _may_change(event) and self._workspace.is_dir():
-            try:
-                self._save()
-            except SnapshotError as error:
-                self.error = error
+        """Have the workspace saved if the event is one after which it may have changed."""
+        if _may_change(event):
+            self._log.defer(self._save)
 
-    def _save(self) -> None:
+    async def _save(self) -> None:
+        if not self._workspace.is_dir():
+            return
+        try:
+            taken = await _in_thread(self._take)
+        except SnapshotError as error:
+            self._log.append(WorkspaceNotSaved(reason=str(error)))
+        else:
+            self._log.append(
+                WorkspaceSaved(snapshot=taken.id, files=taken.files, size=taken.size, skipped=taken.skipped_count)
+            )
+
+    def _take(self, given_up: Callable[[], bool]) -> Snapshot:
         if self._snapshots is None:
             self._snapshots = snapshots_of(self._store)
-        taken = self._snapshots.take(self._workspace)
-        if taken.id != self._last:
-            self._last = taken.id
-            self._log.append(WorkspaceSaved(snapshot=taken.id, files=taken.files, size=taken.size))
+        return self._snapshots.take(self._workspace, given_up=given_up)
+
+
+async def _in_thread(call: Callable[[Callable[[], bool]], T]) -> T:
+    """Make a call in a thread. If that is cancelled, the call is told to give up, and its end is awaited.
+
+    Nothing may change or remove the workspace under it.
+    """
+    given_up = threading.Event()
+    work = asyncio.create_task(asyncio.to_thread(call, given_up.is_set))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        given_up.set()
+        await uninterrupted(asyncio.wait([work]))
+        if not work.cancelled():
+            work.exception()  # which nobody waits for
+        raise
 
 
 def _may_change(event: Event) -> bool:
@@ -72,6 +107,43 @@ def last_saved(events: Iterable[Event]) -> str | None:
     return next((event.snapshot for event in reversed(list(events)) if isinstance(event, WorkspaceSaved)), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Unsaved:
+    """What the last snapshot of a workspace does not hold.
+
+    Attributes:
+        turn: Of the first block whose changes are missing; None if nothing was ever saved.
+        reason: Why.
+    """
+
+    turn: int | None
+    reason: str
+
+    def __str__(self) -> str:
+        since = "it was never saved" if self.turn is None else f"what was done from turn {self.turn} on was not saved"
+        return f"{since}: {self.reason}"
+
+
+def unsaved(events: Iterable[Event]) -> Unsaved | None:
+    """Return what is missing in the last snapshot at the end of some events; None if that is nothing.
+
+    Also None for a run of which nobody knows the workspace, so that it was not even tried.
+    """
+    ever = tried = False
+    turn: int | None = None
+    reason = ""
+    for event in events:
+        if isinstance(event, WorkspaceSaved):
+            ever, tried, turn, reason = True, True, None, ""
+        elif isinstance(event, WorkspaceNotSaved):
+            tried, reason = True, event.reason
+        elif isinstance(event, BlockFinished) and _may_change(event) and turn is None:
+            turn, reason = event.turn, "its process ended before that"
+    if not tried or (ever and turn is None):
+        return None
+    return Unsaved(turn if ever else None, reason)
+
+
 def is_half_done(events: Iterable[Event]) -> bool:
     """Whether a block was interrupted after the workspace was saved: what it did will be done again."""
     half_done = False
@@ -83,17 +155,16 @@ def is_half_done(events: Iterable[Event]) -> bool:
     return half_done
 
 
-def restore(store: Store, events: list[Event], directory: Path) -> bool:
-    """Make a directory what the workspace was when it was last saved; return whether it ever was.
+def restore(store: Store, events: list[Event], directory: Path) -> Restored | None:
+    """Make a directory what the workspace was when it was last saved; None if it never was.
+
+    See `unsaved` for what is missing then.
 
     Raises:
         SnapshotError: the snapshot is gone or damaged, or the directory cannot be written.
     """
     snapshot = last_saved(events)
-    if snapshot is None:
-        return False
-    snapshots_of(store).restore(snapshot, directory)
-    return True
+    return None if snapshot is None else snapshots_of(store).restore(snapshot, directory)
 
 
 def remove_workspace(store: Store, run_id: str) -> None:

@@ -77,12 +77,14 @@ class ExecutorAgent:
             return nudge(reply, message.content)
         outcomes: list[Outcome] = []
         for index, block in enumerate(reply.blocks):
+            await conversation.log.settled()
             outcome = await _Turn(self, conversation, message.turn, index, block).outcome()
             outcomes.append(outcome)
             if not goes_on(outcome):
                 break
         gallery = Gallery()
         outcomes = await keep_outputs(self.executor, message.turn, outcomes)
+        await conversation.log.settled()
         text = report(reply, outcomes, gallery=gallery)
         return Message(sender=self.name, content=text, pictures=gallery.pictures)
 

@@ -20,6 +20,7 @@ from agentexec.cli.view import (
     describe_answer,
     describe_block,
     describe_model,
+    describe_not_saved,
     describe_plan,
     describe_restored,
     describe_result,
@@ -46,6 +47,7 @@ from agentexec.events import (
     RunStarted,
     StateRestored,
     TurnStarted,
+    WorkspaceNotSaved,
 )
 from agentexec.markdown import parse_fences, visible
 from sandboxes.languages import find_language, is_runnable
@@ -132,6 +134,8 @@ class LiveView(View):
             self._live.start()
         elif isinstance(event, StateRestored):
             self._print(Text(describe_restored(event), "dim"))
+        elif isinstance(event, WorkspaceNotSaved):
+            self._print(Text(describe_not_saved(event), "yellow"))
         elif isinstance(event, PlanUpdated):
             if lines := describe_plan(event):
                 self._print(*(Text(f"  {line}", "green" if line.startswith("[x]") else "dim") for line in lines))

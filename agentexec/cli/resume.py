@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +25,10 @@ from agentexec.settings import Settings, load_settings
 from agentexec.store import Recorder, RunSummary, Store
 from agentexec.store.codec import UnknownEvent
 from agentexec.visible import visible
-from agentexec.workspaces import is_half_done, restore
+from agentexec.workspaces import is_half_done, restore, unsaved
+
+_NAMED = 5
+"""How many files are named that a snapshot does not hold."""
 
 
 def resume_command(
@@ -161,27 +166,48 @@ def _workspace(store: Store, summary: RunSummary, events: list[Event]) -> Path:
         ):
             say(f"the workspace {path} is gone and was not saved: going on in an empty one")
     elif path == own and is_half_done(events):
-        _restore(store, events, path, "a block was interrupted")
+        if (missing := unsaved(events)) is None:
+            _restore(store, events, path, "a block was interrupted")
+        else:  # what earlier blocks did is worth more
+            say(f"a block was interrupted, and runs again on what it left; the workspace cannot be put back: {missing}")
     return path
 
 
 def _branched_workspace(store: Store, summary: RunSummary, events: list[Event]) -> Path:
     path = make_workspace(store, summary.run_id)
     if not _restore(store, events, path, "the branch begins") and (source := _parent_workspace(store, summary)):
-        shutil.copytree(source, path, symlinks=True, dirs_exist_ok=True)
+        try:
+            shutil.copytree(source, path, symlinks=True, dirs_exist_ok=True, ignore=_special)
+        except OSError as error:  # shutil.Error too
+            fail(f"cannot copy the workspace {source} for the branch: {error.strerror or error}"[:1000], STORE_FAILED)
         say(f"the branch begins with a copy of {source} as it is now, since it was not saved")
     return path
 
 
+def _special(directory: str, names: list[str]) -> list[str]:
+    """Return what is neither a file, a directory nor a link: it could keep us waiting for ever."""
+    modes = {name: os.lstat(os.path.join(directory, name)).st_mode for name in names}
+    kinds = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISLNK)
+    return [name for name, mode in modes.items() if not any(is_kind(mode) for is_kind in kinds)]
+
+
 def _restore(store: Store, events: list[Event], path: Path, why: str) -> bool:
+    """Put a workspace back, and say so, and what is missing; return whether there was anything to put back."""
     try:
         restored = restore(store, events, path)
     except SnapshotError as error:
         say(f"the workspace is not put back: {error}")
         return False
-    if restored:
-        say(f"{why}: the workspace is as it was when it was last saved")
-    return restored
+    if restored is None:
+        return False
+    say(f"{why}: the workspace is as it was when it was last saved")
+    if (missing := unsaved(events)) is not None:
+        say(f"it is not what it was in the end; {missing}")
+    if restored.skipped:
+        names = ", ".join(f"{each.path} ({each.reason})" for each in restored.skipped[:_NAMED])
+        more = f" and {restored.skipped_count - _NAMED} more" if restored.skipped_count > _NAMED else ""
+        say(f"not kept, and so not there: {visible(names, keep='')}{more}")
+    return True
 
 
 def _parent_workspace(store: Store, summary: RunSummary) -> Path | None:

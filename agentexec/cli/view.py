@@ -32,6 +32,7 @@ from agentexec.events import (
     RunResumed,
     RunStarted,
     StateRestored,
+    WorkspaceNotSaved,
 )
 from agentexec.models import REPLAY_PREFIX
 from agentexec.models.base import Usage
@@ -119,6 +120,8 @@ class PlainView(View):
             yield f"{event.id}: {describe_answer(event.answer)}"
         elif isinstance(event, StateRestored):
             yield describe_restored(event)
+        elif isinstance(event, WorkspaceNotSaved):
+            yield describe_not_saved(event)
         elif isinstance(event, RunResumed):
             yield "resumed"
         elif isinstance(event, PlanUpdated):
@@ -249,6 +252,11 @@ def describe_restored(event: StateRestored) -> str:
     times = "1 block was" if event.blocks == 1 else f"{event.blocks} blocks were"
     failed = f"; {event.failed} of them failed this time" if event.failed else ""
     return f"the kernel has its state again: {times} run once more{failed}"
+
+
+def describe_not_saved(event: WorkspaceNotSaved) -> str:
+    """Return what it means that the workspace was not saved."""
+    return f"the workspace was not saved, so that no branch can begin with it: {visible(event.reason, keep='')}"
 
 
 def describe_plan(event: PlanUpdated) -> list[str]:

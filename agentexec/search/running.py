@@ -23,7 +23,7 @@ from agentexec.snapshots import SnapshotStore
 from agentexec.solving import solve
 from agentexec.stops import AnyStop, ExternalStop, MaxCost, MaxTokens
 from agentexec.store import Store
-from agentexec.workspaces import last_saved, snapshots_of
+from agentexec.workspaces import last_saved, snapshots_of, unsaved
 from sandboxes.errors import SandboxError
 from sandboxes.executor import Executor
 from sandboxes.registry import open_executor
@@ -41,8 +41,15 @@ def past_of(store: Store, run: str, at: int | None) -> tuple[Event, ...]:
 
 
 def stored_state(store: Store, past: Iterable[Event]) -> tuple[str, SnapshotStore] | None:
-    """Return the workspace of a stored run as it was at the end of `past`, if it was kept."""
-    snapshot = last_saved(past)
+    """Return the workspace of a stored run as it was at the end of `past`; None if it had none that is known.
+
+    Raises:
+        SnapshotError: it was not saved there.
+    """
+    events = tuple(past)
+    if (missing := unsaved(events)) is not None:
+        raise SnapshotError(f"no candidate can begin with the run's workspace: {missing}")
+    snapshot = last_saved(events)
     return None if snapshot is None else (snapshot, snapshots_of(store))
 
 

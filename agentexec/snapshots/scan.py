@@ -12,10 +12,10 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from agentexec.errors import SnapshotError, SnapshotTooLarge
+from agentexec.errors import SnapshotError, SnapshotGivenUp, SnapshotTooLarge
 from agentexec.snapshots.objects import PIECE, Objects, SnapshotLimits, replace_file
 from agentexec.snapshots.tree import Entry, Skipped, write_tree
 
@@ -87,6 +87,10 @@ class StatCache:
         for inode, (_, _, _, content) in self._entries.items():
             yield inode, content
 
+    def adopt(self, other: StatCache) -> None:
+        """Take over what another cache knows and this one does not."""
+        self._entries = {**other._entries, **self._entries}
+
     def forget(self, inode: int) -> None:
         """Forget a file."""
         self._entries.pop(inode, None)
@@ -102,14 +106,17 @@ class Scan:
         objects: Where contents are kept; None only reads them.
         known: What is known from the last pass.
         limits: What is left out, and what is refused.
+        given_up: Whether to stop, as nobody waits for it any more.
 
     Attributes:
         seen: What is known now; only of files that are there.
         changed: Whether `seen` holds anything that `known` did not.
     """
 
-    def __init__(self, objects: Objects, known: StatCache, limits: SnapshotLimits) -> None:
-        self._objects, self._known, self._limits = objects, known, limits
+    def __init__(
+        self, objects: Objects, known: StatCache, limits: SnapshotLimits, given_up: Callable[[], bool] = bool
+    ) -> None:
+        self._objects, self._known, self._limits, self._given_up = objects, known, limits, given_up
         self.seen = StatCache(known.generation)
         self.changed = False
         self.skipped: list[Skipped] = []
@@ -120,6 +127,7 @@ class Scan:
         """Keep all that is in an open directory, and return the hash of its tree.
 
         Raises:
+            SnapshotGivenUp: nobody waits for it any more.
             SnapshotTooLarge: there is more than the limits allow.
             SnapshotStoreFull: the store or its disk is full.
         """
@@ -134,6 +142,7 @@ class Scan:
             if not prefix and each.name.startswith(RESTORING):
                 continue
             path = prefix + each.name
+            self._go_on()
             try:
                 entry = self._entry(directory, each, path, depth)
             except FileNotFoundError:  # gone meanwhile, which is as if it had never been there
@@ -159,6 +168,10 @@ class Scan:
             raise SnapshotTooLarge(
                 f"the workspace holds more than {self._limits.entries:,} files, so no snapshot of it is kept"
             )
+
+    def _go_on(self) -> None:
+        if self._given_up():
+            raise SnapshotGivenUp("the snapshot is no longer wanted")
 
     def _skip(self, path: str, reason: str) -> None:
         self.skipped_count += 1
@@ -194,6 +207,7 @@ class Scan:
             pieces: list[str] = []
             size = 0
             while size <= self._limits.file_size:
+                self._go_on()
                 digest, read = self._objects.put_piece(file, size, min(PIECE, max(before.st_size - size, 1)))
                 if read == 0:
                     break

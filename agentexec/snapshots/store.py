@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -98,12 +98,18 @@ class SnapshotStore:
             raise SnapshotError(f"cannot keep snapshots in {directory}: {error.strerror}") from error
         self._known: dict[str, StatCache] = {}
 
-    def take(self, workspace: str | Path) -> Snapshot:
+    def take(self, workspace: str | Path, *, given_up: Callable[[], bool] = bool) -> Snapshot:
         """Keep a workspace as it is now.
 
-        It is kept from collection for an hour, or as long as `collect` is told to.
+        It is kept from collection for an hour, or as long as `collect` is told to. What was read before it failed is
+        remembered, so that trying again costs little.
+
+        Args:
+            workspace: The directory.
+            given_up: Asked at each file and every few MiB, by whoever may no longer want it (from another thread).
 
         Raises:
+            SnapshotGivenUp: it is no longer wanted.
             SnapshotTooLarge: the workspace holds more than the limits allow.
             SnapshotStoreFull: the store is at its limit, or the disk is full.
             SnapshotError: the workspace cannot be read, or the store not written.
@@ -116,9 +122,16 @@ class SnapshotStore:
                 status = os.fstat(root)
                 before = self._objects.usage()
                 known = self._cache(status)
-                scan = Scan(self._objects, known, self.limits)
+                scan = Scan(self._objects, known, self.limits, given_up)
+                try:
+                    tree = scan.root(root)
+                except SnapshotError:
+                    scan.seen.adopt(known)
+                    with contextlib.suppress(OSError):  # why it failed matters more
+                        self._remember(status, scan, known)
+                    raise
                 manifest = _Manifest(
-                    tree=scan.root(root),
+                    tree=tree,
                     mode=stat.S_IMODE(status.st_mode) & 0o1777,
                     files=scan.files,
                     size=scan.size,

@@ -12,6 +12,10 @@ One number and no index: a commit for each event then writes half of the pages.
 """
 
 
+BELONGING = ("workspace_saved", "workspace_not_saved", "plan_updated")
+"""Types of events that follow a message and belong to it."""
+
+
 class Part(NamedTuple):
     """Events of one run in a row.
 
@@ -65,6 +69,19 @@ def position_of_turn(db: sqlite3.Connection, part: Part, turn: int) -> int | Non
         "SELECT place FROM events WHERE place >= ? AND place < ? AND turn = ? LIMIT 1", (*part.places, turn)
     ).fetchone()
     return None if row is None else int(row[0]) % SPAN
+
+
+def end_of_turn(db: sqlite3.Connection, part: Part, position: int) -> int:
+    """Return the position after a message and what came of it at once, such as the workspace at the begin."""
+    rows = db.execute(
+        "SELECT type FROM events WHERE place > ? AND place < ? ORDER BY place",
+        (part.run * SPAN + position, part.places[1]),
+    )
+    for (kind,) in rows:
+        if kind not in BELONGING:
+            break
+        position += 1
+    return position + 1
 
 
 def add_event(db: sqlite3.Connection, run: int, position: int, turn: int | None, kind: str, text: str) -> None:

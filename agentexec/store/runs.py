@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from agentexec.errors import RunNotFound, StoreError, StoreUnavailable
 from agentexec.store.database import connect, transaction, translated
-from agentexec.store.history import Part, parts_of, position_after, position_of_turn, read_rows, remove_events
+from agentexec.store.history import (
+    Part,
+    end_of_turn,
+    parts_of,
+    position_after,
+    position_of_turn,
+    read_rows,
+    remove_events,
+)
 from agentexec.store.locks import RunLock, is_locked
 from agentexec.store.summaries import INTERRUPTED, RUNNING, RunSummary, read_summaries
 
@@ -196,17 +204,29 @@ class Store:
         with translated(self.file):
             return [row for part in self._parts(run_id) for row in read_rows(self.db, part, types)]
 
+    def position_of(self, run_id: str, turn: int) -> int:
+        """Return how many events of a run there are before the message of a turn.
+
+        Raises:
+            ValueError: the run has no such turn.
+        """
+        return self._turn(run_id, turn)[1]
+
     def position_after(self, run_id: str, turn: int) -> int:
-        """Return how many events of a run there are up to the message of a turn, that one included.
+        """Return how many events of a run there are up to the end of a turn: its message, and what belongs to it.
 
         Raises:
             ValueError: the run has no such turn.
         """
         with translated(self.file):
+            return end_of_turn(self.db, *self._turn(run_id, turn))
+
+    def _turn(self, run_id: str, turn: int) -> tuple[Part, int]:
+        with translated(self.file):
             for part in self._parts(run_id):
                 position = position_of_turn(self.db, part, turn)
                 if position is not None:
-                    return position + 1
+                    return part, position
         raise ValueError(f"run {run_id} has no turn {turn}; its last is {self.summary(run_id).turns}")
 
     def is_busy(self, run_id: str) -> bool:
@@ -262,7 +282,7 @@ class Store:
         turns = self.summary(run_id).turns
         if before is not None:
             turns = max(0, before - 1)
-            base = self.position_after(run_id, before) - 1 if before else 0
+            base = self.position_of(run_id, before) if before else 0
         elif at is not None:
             turns, base = at, self.position_after(run_id, at)
         else:

@@ -286,6 +286,26 @@ def test_a_branch_has_the_workspace_of_its_turn_and_goes_another_way(kept: Cli, 
     assert kept("rm", run_id, new).returncode == 0
 
 
+def test_a_workspace_that_cannot_be_saved_is_told_and_copied(kept: Cli, server: OpenAIServer) -> None:
+    """The copy leaves out what would keep us waiting."""
+    in_the_way = kept.directory / "store/snapshots"
+    in_the_way.parent.mkdir()
+    in_the_way.touch()
+    done = kept("solve", "x", *ALONE)
+    assert done.returncode == 0
+    assert "the workspace was not saved, so that no branch can begin with it: cannot keep snapshots in" in done.stderr
+    run_id = only_run(kept)
+    assert "! the workspace was not saved" in kept("show", run_id).stdout
+    os.mkfifo(kept.directory / "store/workspaces" / run_id / "pipe")
+    new = kept("branch", run_id, "--at", "2").stdout.strip()
+    server.replies = {"coder": [READ, DONE]}
+    server.forget()
+    went = kept("resume", new)
+    assert went.returncode == 0, went.stderr
+    assert re.search(r"the branch begins with a copy of .+ as it is now, since it was not saved", went.stderr)
+    assert [path.name for path in (kept.directory / "store/workspaces" / new).iterdir()] == ["a.txt"]
+
+
 def test_a_message_is_changed(kept: Cli, server: OpenAIServer) -> None:
     assert kept("solve", "x", *ALONE).returncode == 0
     server.replies = {"coder": [DONE]}
