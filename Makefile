@@ -2,8 +2,8 @@
 # Relative paths only, so that a path with a space in it works.
 PYTHON := .venv/bin/python
 DEMO := examples/sunspots
-# A process for each core, for all but what has to have the engine or the machine to itself.
-SIDE_BY_SIDE := -n auto --maxprocesses 4
+# Most tests wait for a sandbox, so more of them than there are cores; without what needs the machine to itself.
+SIDE_BY_SIDE := -n 4
 
 .PHONY: demo test matrix check images bench endurance setup clean
 

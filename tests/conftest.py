@@ -16,12 +16,11 @@ ALONE = (
     "cli/test_docker.py",
     "sandboxes/docker",
     "sandboxes/doctor",
-    "sandboxes/hostile/test_memory_and_disk.py",
     "sandboxes/isolation",
     "test_crash.py",
     "sandboxes/test_soak.py",
 )
-"""What looks at the whole engine, machine or disk, below this directory: never beside other tests."""
+"""What looks at the whole engine or machine, below this directory: never beside other tests."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks for it

@@ -163,6 +163,7 @@ def registry(tmp_path: Path) -> Iterator[str]:
     server.wait()
 
 
+@pytest.mark.timeout(180)
 async def test_absent_image_is_pulled_with_progress(registry: str, private_engine_url: str) -> None:
     name = f"{registry}/some/python:3"
     with engine() as client:
