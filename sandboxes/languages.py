@@ -97,6 +97,12 @@ def find_language(name: str) -> Language:
     return row
 
 
+def canonical_language(name: str) -> str:
+    """Return a language's name in the table, or its name in small letters where it has no row: a kernel may run it."""
+    row = _BY_NAME.get(name.strip().lower())
+    return name.strip().lower() if row is None else row.name
+
+
 def is_runnable(name: str) -> bool:
     """Whether a fence with this language holds code to run."""
     return name.strip().lower() in _BY_NAME

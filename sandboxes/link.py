@@ -19,12 +19,13 @@ from sandboxes.errors import (
     SandboxLostError,
     SandboxProtocolError,
     SandboxStartError,
+    SandboxUnavailable,
     UnknownLanguage,
     UnsafePath,
     WorkspaceFileNotFound,
 )
 from sandboxes.languages import Language
-from sandboxes.report import Report
+from sandboxes.report import KernelTraits, Report
 from sandboxes.runner import bootstrap_argv, bundle
 from sandboxes.runner.capture import HeadTail
 from sandboxes.runner.frames import (
@@ -195,7 +196,7 @@ class RunnerLink:
             raise
         return outcome
 
-    async def start_kernel(self, name: str, directory: str, connection: Mapping[str, Any]) -> None:
+    async def start_kernel(self, name: str, directory: str, connection: Mapping[str, Any]) -> KernelTraits:
         """Start a kernel in the place of the last one.
 
         Args:
@@ -204,10 +205,29 @@ class RunnerLink:
             connection: The connection file.
 
         Raises:
-            UnknownLanguage: no such kernel is installed.
+            SandboxUnavailable: no such kernel is installed, or it cannot be used.
         """
         request = {"op": "kernel", "name": name, "directory": directory, "connection": dict(connection)}
-        await bounded(FILE_TIMEOUT, self._ask_with(request))
+        return await bounded(FILE_TIMEOUT, self._ask_for_kernel(request))
+
+    async def _ask_for_kernel(self, request: Mapping[str, Any]) -> KernelTraits:
+        self._expect_silence()
+        await self._send(encode_control(dict(request)))
+        answer = await self._control()
+        if answer.get("op") != "kernel":
+            _done(answer)
+        try:
+            return KernelTraits.model_validate(answer)
+        except ValidationError:
+            raise SandboxProtocolError("from the sandbox: not what a kernel is like") from None
+
+    async def kernel_alive(self) -> None:
+        """Return if the kernel that is coming up still runs.
+
+        Raises:
+            SandboxUnavailable: it has ended; the message says what it said.
+        """
+        await bounded(FILE_TIMEOUT, self._ask("kernel_alive"))
 
     async def settle_kernel(self) -> None:
         """Forget what the kernel has printed so far."""
@@ -358,6 +378,7 @@ _REFUSALS: dict[str, type[SandboxError]] = {
     "not_found": WorkspaceFileNotFound,
     "too_large": FileTooLarge,
     "no_interpreter": UnknownLanguage,
+    "kernel": SandboxUnavailable,
     "io": SandboxError,
 }
 

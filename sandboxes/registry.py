@@ -50,7 +50,9 @@ def open_executor(
     Raises:
         UnknownExecutor: nothing is registered under that name; the message lists what is.
     """
-    name, _, arg = spec.partition(":")
+    name, colon, arg = spec.partition(":")
+    if colon and not arg.strip():
+        raise UnknownExecutor(f"nothing is named after the colon of {spec!r}: say {name!r}, or name something")
     found = list(entry_points(group=GROUP, name=name))
     if not found:
         raise UnknownExecutor(f"no executor is called {name!r}; known are {', '.join(executor_names())}")

@@ -38,3 +38,18 @@ class Report(BaseModel):
     alive: bool = True
     memory_is_full: bool = False
     files: Annotated[list[_FileRecord], Field(max_length=1000)]
+
+
+class KernelTraits(BaseModel):
+    """What a runner says of a kernel that it has started, checked.
+
+    Attributes:
+        language: What it runs; empty where it does not say.
+        interrupt_mode: Whether an interrupt is a signal or a message.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    op: Literal["kernel"]
+    language: Annotated[str, Field(strict=True, max_length=100)]
+    interrupt_mode: Literal["signal", "message"]

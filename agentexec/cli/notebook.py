@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from sandboxes.types import CodeBlock, Result, Stream
 _ONE_KERNEL = ("jupyter", "jupyter+docker")
 
 
-def notebook_command(file: str, flags: Mapping[str, Any], workspace: Path | None, *, json: bool) -> int:
+def notebook_command(file: str, flags: dict[str, Any], workspace: Path | None, *, json: bool) -> int:
     """Run a notebook and return the exit status of the command.
 
     Args:
@@ -162,6 +162,7 @@ class NotebookRun:
                 streams[stream].write(data)
 
         self.started = True
+        language = getattr(executor, "language", "") or "python"  # of the kernel, which may be another than Python's
         cells = [cell for cell in self._notebook.cells if cell.cell_type == "code"]
         for cell in cells:
             cell.outputs, cell.execution_count = [], None
@@ -171,7 +172,7 @@ class NotebookRun:
                 continue
             heard: dict[Stream, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
             try:
-                result = await executor.run(CodeBlock(cell.source), on_output=show)
+                result = await executor.run(CodeBlock(cell.source, language=language), on_output=show)
             except BaseException:  # then there is no result, but what it has written is kept
                 texts = {stream: data.decode(errors="replace") for stream, data in heard.items()}
                 cell.outputs = outputs_of(Result(verdict="cancelled", stdout=texts["stdout"], stderr=texts["stderr"]))

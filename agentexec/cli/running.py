@@ -16,7 +16,7 @@ from agentexec.cli.models import Role, Speakers
 from agentexec.cli.options import SANDBOX_FAILED, STORE_FAILED, USAGE, WAITING, Place, fail, make_executor
 from agentexec.cli.output import CannotWrite, abandon_stderr, say, write_stdout
 from agentexec.cli.signals import INTERRUPTED, interrupts
-from agentexec.cli.teams import check_outside, team_maker
+from agentexec.cli.teams import read_team_file
 from agentexec.cli.tracing import tracing
 from agentexec.cli.view import View, make_view
 from agentexec.context import Context
@@ -76,13 +76,10 @@ class Job:
 def run_job(job: Job, inputs: Mapping[str, bytes]) -> int:
     """Run to the end, tell what came of it, and return the exit status of the command."""
     try:
-        check_outside("--cache", job.settings.cache, job.workspace)
         with tracing(job.settings.base_url) as traced, make_view(sys.stderr) as view:
             for event in job.past:
                 view.count(event)
             result = asyncio.run(_Run(job, view, traced).run(inputs))
-    except SettingsError as error:
-        fail(str(error), USAGE)
     except BaseException:
         if job.own_workspace:
             remove_if_empty(job.workspace)  # then nothing was done
@@ -141,7 +138,7 @@ class _Run:
                 code_mode=settings.code_mode,
                 context=Context(window=settings.context_window),
                 files=inputs,
-                team=team_maker(settings.team, job.workspace, job.model.make),
+                team=read_team_file(settings.team, job.workspace),
                 plan=settings.plan,
                 review=settings.review,
                 review_plan=settings.review_plan,

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import zmq
-from jupyter_client.asynchronous.client import AsyncKernelClient
-
-from sandboxes.types import Display, ErrorInfo
+from sandboxes.jupyter.client import Audience, Client
+from sandboxes.runner.capture import HeadTail
+from sandboxes.types import Display, ErrorInfo, OnOutput
 
 MAX_DISPLAYS, MAX_DISPLAY_BYTES = 100, 16 << 20
 MAX_TEXT = 1 << 20
 """Number and bytes of the displays of a cell, characters of a traceback."""
-REPLY_TIMEOUT = 0.5
-"""Seconds for the answer to a cell, which is sent before the kernel says that it has nothing more to do."""
 MAX_KINDS, MAX_METADATA, MAX_DEPTH = 50, 10_000, 20
 """Representations of a display, characters and nesting of its metadata."""
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
@@ -28,11 +24,21 @@ _NOT_AS_SAID = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
 """What comes of reading a message that is not what the messaging protocol says."""
 
 
-class Cell:
-    """One cell's conversation with the kernel, and what was shown in it."""
+class Cell(Audience):
+    """One cell's conversation with the kernel, and what was shown in it.
 
-    def __init__(self, client: AsyncKernelClient) -> None:
-        self._client = client
+    Args:
+        output: Bytes to keep of each stream that comes in messages.
+        on_output: Gets what comes in them.
+
+    Attributes:
+        trouble: Has the exception that `on_output` raised, after which it is not called any more.
+    """
+
+    def __init__(self, output: int = 1 << 20, on_output: OnOutput | None = None) -> None:
+        self._on_output = on_output
+        self.streams = {"stdout": HeadTail(output), "stderr": HeadTail(output)}
+        self.trouble: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.displays: list[Display] = []
         self._ids: dict[str, list[int]] = {}
         self._bytes = 0
@@ -49,50 +55,38 @@ class Cell:
         counts = ((self._left_out, "displays were left out"), (self._malformed, "malformed messages were left out"))
         return [f"{count} {what}" for count, what in counts if count]
 
-    async def run(self, code: str) -> None:
-        """Have the kernel run the code; return when it is done with it."""
+    async def run(self, client: Client, code: str) -> None:
+        """Have the kernel run the code; return when it is done with it.
+
+        Raises:
+            SilenceError: the kernel will never say so.
+        """
         self.sent = True
-        try:
-            asked = self._client.execute(_valid(code), allow_stdin=False, store_history=True)
-        except zmq.ZMQError:  # the runner tells how it ended
-            await asyncio.get_running_loop().create_future()
-        while True:
-            message = await next_message(self._client.get_iopub_msg, self._count_malformed)
-            if message["parent_header"].get("msg_id") != asked:
-                continue
-            content, kind = message.get("content"), message.get("msg_type")
-            if not isinstance(content, dict) or not isinstance(kind, str):
-                self._count_malformed()
-            elif kind == "status":
-                if content.get("execution_state") == "idle":
-                    break
-            else:
-                self._try(kind, content)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(REPLY_TIMEOUT):
-                await self._read_reply(asked)
+        request = {
+            "code": _valid(code),
+            "silent": False,
+            "store_history": True,
+            "user_expressions": {},
+            "allow_stdin": False,
+            # Else a kernel may refuse the next cell, which comes soon after one that failed.
+            "stop_on_error": False,
+        }
+        content = (await client.ask("execute_request", request, self)).content
+        # That a cell has failed is there even if the error was not shown.
+        if self.error is None and content.get("status") in ("error", "aborted"):
+            self.shown("error", {"ename": "Aborted", **content})
 
-    async def _read_reply(self, asked: str) -> None:
-        """Read what the kernel answers at last: that a cell has failed is there even if the error was not shown."""
-        while True:
-            message = await next_message(self._client.get_shell_msg, self._count_malformed)
-            if message["parent_header"].get("msg_id") != asked:
-                continue
-            content = message.get("content")
-            if not isinstance(content, dict):
-                self._count_malformed()
-            elif self.error is None and content.get("status") == "error":
-                self._try("error", content)
-            return
-
-    def _try(self, kind: str, content: Mapping[str, Any]) -> None:
+    def shown(self, kind: str, content: Mapping[str, Any]) -> None:
         try:
             self._take(kind, content)
         except _NOT_AS_SAID:
-            self._count_malformed()
+            self.malformed()
 
-    def _count_malformed(self) -> None:
+    def malformed(self) -> None:
         self._malformed += 1
+
+    def too_large(self) -> None:
+        self._left_out += 1
 
     def _take(self, kind: str, content: Mapping[str, Any]) -> None:
         if kind in ("display_data", "execute_result"):
@@ -105,6 +99,8 @@ class Cell:
             self._clear = True
             if not content.get("wait"):
                 self._clear_now()
+        elif kind == "stream":
+            self._write(content["name"], _valid(content["text"]).encode())
         elif kind == "error":
             coloured = _valid("\n".join(str(line) for line in content.get("traceback") or ())[:MAX_TEXT])
             self.error = ErrorInfo(
@@ -113,6 +109,16 @@ class Cell:
                 traceback=_ANSI.sub("", coloured),
                 coloured=coloured,
             )
+
+    def _write(self, name: Any, data: bytes) -> None:
+        self.streams[name].feed(data)
+        if self._on_output is None or self.trouble.done():
+            return
+        try:
+            self._on_output(name, data)
+        except Exception as error:  # the caller's own, who is to see it
+            self.trouble.set_exception(error)
+            self.trouble.exception()  # also where nobody waits for it any more
 
     def _clear_now(self) -> None:
         self.displays.clear()
@@ -199,24 +205,3 @@ def picture(display: Display, kind: str) -> bytes:
 def _text(value: object) -> str:
     """Return a representation as text; JSON types come as what they are."""
     return _valid(value) if isinstance(value, str) else json.dumps(value)
-
-
-async def next_message(get: Any, on_bad: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """Return the next message of a channel that is one.
-
-    Args:
-        get: Receives from the channel.
-        on_bad: Called for what is not signed, or no message, and is dropped.
-    """
-    while True:
-        try:
-            message = await get(timeout=None)
-        except zmq.ZMQError:
-            raise
-        except Exception:  # whatever the library makes of what a kernel may send
-            await asyncio.sleep(0)
-            on_bad()
-            continue
-        if isinstance(message, dict) and isinstance(message.get("parent_header"), dict):
-            return message
-        on_bad()

@@ -12,15 +12,10 @@ import errno
 import hashlib
 import os
 import secrets
-import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import zmq
-import zmq.asyncio
-from jupyter_client.asynchronous.client import AsyncKernelClient
 
 from sandboxes.errors import (
     FileTooLarge,
@@ -31,29 +26,33 @@ from sandboxes.errors import (
     UnsafePath,
     WorkspaceFileNotFound,
 )
-from sandboxes.jupyter.cell import Cell, next_message, picture
-from sandboxes.jupyter.heartbeat import Heartbeat
-from sandboxes.languages import find_language
+from sandboxes.jupyter.cell import Cell, picture
+from sandboxes.jupyter.client import CHANNELS, Audience, Client, ClosedError, SilenceError
+from sandboxes.jupyter.zmtp import ZmtpError
+from sandboxes.languages import canonical_language
 from sandboxes.link import Outcome
 from sandboxes.paths import workspace_path
-from sandboxes.report import Report
+from sandboxes.report import KernelTraits, Report
+from sandboxes.runner.capture import HeadTail
 from sandboxes.runner.files import empty_directory
 from sandboxes.sandbox import Sandbox
-from sandboxes.script import ScriptExecutor
+from sandboxes.script import ScriptExecutor, join_output
 from sandboxes.types import CodeBlock, Display, ErrorInfo, Limits, OnOutput, Result, Verdict, WorkspaceFile
 from sandboxes.waiting import uninterrupted
 
-READY_TIMEOUT = 30.0
-"""Seconds for a kernel to answer its first question."""
-INTERRUPT_GRACE, INTERRUPTS = 1.0, 3
-"""Seconds that a cell has to come to an end, before the kernel is ended, and how often it is interrupted meanwhile."""
+READY_TIMEOUT, GREETING = 30.0, 1.0
+"""Seconds for a kernel to come up and answer its first question, and after which it is asked again."""
+LOOK = 0.5
+"""Seconds between two looks at whether a kernel that is coming up still runs."""
+INTERRUPTS = (0.4, 0.4, 2.0)
+"""Seconds that a cell has to come to an end after each interrupt, before the kernel is ended. To format the traceback
+of an interrupt in a long module takes a busy machine more than one."""
+END_GRACE = 1.0
+"""Seconds for the runner to report a kernel that it was told to end."""
 BEAT, PATIENCE = 2.0, 12.0
 """Seconds between two heartbeats while a cell runs, and for which a kernel may leave them unanswered."""
-MAX_MESSAGE = 32 << 20
-"""Bytes of one message."""
 PICTURES = {"image/png": ".png", "image/jpeg": ".jpg", "image/svg+xml": ".svg"}
 NO_SPACE = tuple(f"[Errno {number}]" for number in (errno.EFBIG, errno.ENOSPC, errno.EDQUOT))
-_CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 
 
 class KernelExecutor(ScriptExecutor):
@@ -75,9 +74,8 @@ class KernelExecutor(ScriptExecutor):
         self._pictures = 0
         self._name = kernel
         self._here, self._inside = Path(), ""
-        self._client: AsyncKernelClient | None = None
-        self._heart: Heartbeat | None = None
-        self._directory = -1
+        self._client: Client | None = None
+        self._traits = KernelTraits(op="kernel", language="" if kernel else "python", interrupt_mode="signal")
 
     async def _open(self) -> None:
         self._here, self._inside = self._sandbox.share()
@@ -106,69 +104,55 @@ class KernelExecutor(ScriptExecutor):
         owner = self._here.stat()
         if os.geteuid() == 0:
             os.chown(here, owner.st_uid, owner.st_gid)
+        key = secrets.token_hex(32)
         connection: dict[str, Any] = {
             "transport": "ipc",
             "ip": f"{self._inside}/{directory}/k",
-            "key": secrets.token_hex(32),
+            "key": key,
             "signature_scheme": "hmac-sha256",
-            **{f"{name}_port": number for number, name in enumerate(_CHANNELS, 1)},
+            **{f"{name}_port": number for number, name in enumerate(CHANNELS, 1)},
         }
-        await self._guard(self._ready().start_kernel(self._name, f"{self._inside}/{directory}", connection))
+        inside = f"{self._inside}/{directory}"
+        self._traits = await self._guard(self._ready().start_kernel(self._name, inside, connection))
+        self._client = Client(key.encode())
+        opened = os.open(here, os.O_RDONLY | os.O_DIRECTORY)
+        coming = asyncio.ensure_future(self._come_up(self._client, opened))
+        try:
+            while not (await asyncio.wait([coming], timeout=LOOK))[0]:
+                await self._guard(self._ready().kernel_alive())
+            await coming
+            await self._guard(self._ready().settle_kernel())
+        except BaseException as error:
+            coming.cancel()
+            self._disconnect()
+            await asyncio.wait([coming])
+            if isinstance(error, OSError | SilenceError | ZmtpError):
+                self._ready()  # which says so if it was closed meanwhile
+                raise SandboxStartError(f"the kernel did not come up: {error}") from None
+            raise
+        finally:
+            os.close(opened)
+
+    async def _come_up(self, client: Client, directory: int) -> None:
         deadline = time.monotonic() + READY_TIMEOUT
-        await self._wait_for_sockets(here, deadline)
-        # By its descriptor: the name of a socket may have 107 characters, and the directory stays the one it is.
-        self._directory = os.open(here, os.O_RDONLY | os.O_DIRECTORY)
-        self._connect({**connection, "ip": f"/proc/self/fd/{self._directory}/k"})
-        await self._greet(deadline)
-        await self._guard(self._ready().settle_kernel())
+        await client.connect(directory, "k", deadline, control=self._traits.interrupt_mode == "message")
+        await self._greet(client, deadline)
 
-    async def _wait_for_sockets(self, here: Path, deadline: float) -> None:
-        for number in range(1, len(_CHANNELS) + 1):
-            while not _is_socket(here / f"k-{number}"):
-                if time.monotonic() > deadline:
-                    raise SandboxStartError(f"the kernel did not come up within {READY_TIMEOUT:g} s")
-                await asyncio.sleep(0.002)
-
-    def _connect(self, connection: Mapping[str, Any]) -> None:
-        context = zmq.asyncio.Context()
-        # A name in that directory is the kernel's to change: it is looked up now, and never again.
-        context.setsockopt(zmq.RECONNECT_IVL, -1)
-        context.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
-        self._client = AsyncKernelClient(context=context)
-        # Else pyzmq would keep a thread and a context of its own for ever, once a cell is longer than 64 KiB.
-        self._client.session.copy_threshold = MAX_MESSAGE
-        self._client.load_connection_info(dict(connection))  # type: ignore[arg-type]
-        self._client.start_channels(stdin=False, hb=False, control=False)
-        for channel in (self._client.shell_channel, self._client.iopub_channel):
-            # A kernel that is gone, or does not listen, is nobody to wait for.
-            channel.socket.linger = channel.socket.sndtimeo = 0
-        self._heart = Heartbeat(context, f"ipc://{connection['ip']}-{connection['hb_port']}")
-
-    async def _greet(self, deadline: float) -> None:
+    async def _greet(self, client: Client, deadline: float) -> None:
         """Wait until the kernel answers, and until what it publishes arrives."""
-        client = self._client
-        assert client is not None
+        patience = 0.1
         while time.monotonic() < deadline:
-            asked = client.kernel_info()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    while (await next_message(client.get_shell_msg))["parent_header"].get("msg_id") != asked:
-                        pass
-                    while True:
-                        message = await next_message(client.get_iopub_msg)
-                        if message["parent_header"].get("msg_id") == asked and message["msg_type"] == "status":
-                            return
+                async with asyncio.timeout(GREETING):
+                    if (await client.ask("kernel_info_request", {}, Audience(), patience)).complete:
+                        return
+            patience = min(2 * patience, GREETING / 2)
         raise SandboxStartError(f"the kernel does not answer within {READY_TIMEOUT:g} s")
 
     def _disconnect(self) -> None:
         if self._client is not None:
-            client, self._client = self._client, None
-            if self._heart is not None:
-                self._heart.close()
-                self._heart = None
-            client.stop_channels()
-            client.context.destroy(linger=0)
-            os.close(self._directory)
+            self._client.close()
+            self._client = None
 
     async def run(self, block: CodeBlock, *, on_output: OnOutput | None = None) -> Result:
         code = self._cell(block)
@@ -188,15 +172,22 @@ class KernelExecutor(ScriptExecutor):
             finally:
                 self._running = False
 
+    @property
+    def language(self) -> str:
+        """What the kernel runs, as it says itself; empty if it does not. Known once the executor has started."""
+        return self._traits.language
+
     def _cell(self, block: CodeBlock) -> str:
         """Return a block as a cell of the kernel's language."""
-        name = find_language(block.language).name
-        if self._name:
-            return block.code
-        if name in ("bash", "sh", "javascript", "perl", "ruby"):
+        name, ours = canonical_language(block.language), canonical_language(self.language)
+        if ours == "python" and name in ("bash", "sh", "javascript", "perl", "ruby"):
             return f"%%script {'node' if name == 'javascript' else name}\n{block.code}"
-        if name != "python":
+        if ours == "python" and name != ours:
             raise UnknownLanguage(f"a Python kernel runs python, bash, sh, javascript, perl and ruby, not {name}")
+        if ours and name != ours and (name, ours) != ("sh", "bash"):
+            raise UnknownLanguage(f"the kernel {self._name} runs {ours}, not {name}: say language={ours!r}")
+        if ours != "python":
+            return block.code
         try:
             block.code.encode()
         except UnicodeEncodeError:  # no message can hold it, and Python would not take it either
@@ -206,12 +197,12 @@ class KernelExecutor(ScriptExecutor):
     async def _run_cell(self, code: str, on_output: OnOutput | None) -> Result:
         assert self._client is not None
         link = self._ready()
-        cell = Cell(self._client)
+        cell = Cell(self._limits.output, on_output)
         ending = asyncio.ensure_future(await link.begin_cell(on_output))
-        talking = asyncio.ensure_future(cell.run(code))
+        talking = asyncio.ensure_future(cell.run(self._client, code))
         verdict = ""
         try:
-            verdict = await self._wait(ending, talking)
+            verdict = await self._wait(cell, ending, talking)
             if not ending.done():
                 await link.tell("cell_end")
             outcome = await ending
@@ -224,19 +215,24 @@ class KernelExecutor(ScriptExecutor):
                 await talking
         return await self._finish(cell, outcome, verdict)
 
-    async def _wait(self, ending: asyncio.Future[Outcome], talking: asyncio.Future[None]) -> str:
+    async def _wait(self, cell: Cell, ending: asyncio.Future[Outcome], talking: asyncio.Future[None]) -> str:
         """Wait for the end of a cell or of the kernel; return the verdict if it was not left to itself."""
-        waiting: list[asyncio.Future[Any]] = [ending, talking, self._cancelled]
+        waiting: list[asyncio.Future[Any]] = [ending, talking, self._cancelled, cell.trouble]
         end = time.monotonic() + self._limits.wall_time
         while not self._cancelled.done() and (left := end - time.monotonic()) > 0:
             await asyncio.wait(waiting, timeout=min(left, BEAT), return_when=asyncio.FIRST_COMPLETED)
-            if talking.cancelled():  # the executor was closed meanwhile
-                return ""
+            if cell.trouble.done():
+                cell.trouble.result()
             if talking.done() and not ending.done() and (error := talking.exception()) is not None:
-                await self._end(ending, "failed", f"its messages cannot be read ({error})")
+                if isinstance(error, ClosedError):  # the executor was closed meanwhile
+                    return ""
+                if not isinstance(error, SilenceError):
+                    raise error
+                await self._end(ending, "failed", f"its messages cannot be read: {error}")
             if ending.done() or talking.done():
                 return ""
-            if self._heart is not None and (silence := self._heart.silence()) > PATIENCE:
+            heart = self._client.heart if self._client is not None else None
+            if heart is not None and (silence := heart.silence(2 * BEAT)) > PATIENCE:
                 await self._end(ending, "failed", f"it has answered no heartbeat for {silence:.0f} s")
                 return ""
         verdict = "cancelled" if self._cancelled.done() else "timeout"
@@ -245,18 +241,20 @@ class KernelExecutor(ScriptExecutor):
 
     async def _end(self, ending: asyncio.Future[Outcome], verdict: str, why: str) -> None:
         await self._ready().tell("stop", verdict=verdict, message=why)
-        await asyncio.wait([ending], timeout=INTERRUPT_GRACE)
+        await asyncio.wait([ending], timeout=END_GRACE)
 
     async def _interrupt(self, ending: asyncio.Future[Outcome], talking: asyncio.Future[None], verdict: str) -> None:
         """Interrupt the cell, more than once, since a kernel that has not begun with it yet does not listen."""
         link = self._ready()
         both: list[asyncio.Future[Any]] = [ending, talking]
-        for _ in range(INTERRUPTS):
-            await link.tell("interrupt")
-            done, _ = await asyncio.wait(
-                both, timeout=INTERRUPT_GRACE / INTERRUPTS, return_when=asyncio.FIRST_COMPLETED
-            )
-            if done:
+        for patience in INTERRUPTS:
+            if self._client is not None and self._traits.interrupt_mode == "message":
+                self._client.interrupt()
+            else:
+                await link.tell("interrupt")
+            if self._client is not None:
+                self._client.probe()
+            if (await asyncio.wait(both, timeout=patience, return_when=asyncio.FIRST_COMPLETED))[0]:
                 return
         await self._end(ending, verdict, "it did not listen to an interrupt")
 
@@ -292,6 +290,7 @@ class KernelExecutor(ScriptExecutor):
             "execution_count": cell.execution_count,
             "files": (*result.files, *pictures),
         }
+        changes |= self._with_streams(outcome, result, cell)
         notes = [report.message, *cell.notes]
         if not report.alive:
             self._disconnect()
@@ -306,6 +305,21 @@ class KernelExecutor(ScriptExecutor):
             notes.append(note)
         changes["message"] = "; ".join(filter(None, notes))
         return result.model_copy(update=changes)
+
+    def _with_streams(self, outcome: Outcome, result: Result, cell: Cell) -> dict[str, Any]:
+        """Return what changes where a kernel sends what is printed in messages, as most do; ours does not."""
+        changes: dict[str, Any] = {}
+        for name, stream in cell.streams.items():
+            if stream.total:
+                written: bytes = getattr(outcome, name)
+                total = getattr(result, f"{name}_bytes") + stream.total
+                both = HeadTail(self._limits.output)
+                for piece in (written, stream.head(), stream.tail()):
+                    both.feed(piece)
+                kept = both.head() + both.tail()
+                changes |= {name: join_output(kept, len(both.head()), total), f"{name}_bytes": total}
+                changes["truncated"] = changes.get("truncated", result.truncated) or total > len(kept)
+        return changes
 
     def _blame(self, error: ErrorInfo, report: Report, files: Sequence[WorkspaceFile]) -> tuple[Verdict, str]:
         """Tell a cell that failed for want of space from one that failed by itself; return what is to be noted, too."""
@@ -360,10 +374,3 @@ class KernelExecutor(ScriptExecutor):
     async def _close(self) -> None:
         self._disconnect()
         await super()._close()
-
-
-def _is_socket(path: Path) -> bool:
-    try:
-        return stat.S_ISSOCK(path.lstat().st_mode)
-    except OSError:
-        return False

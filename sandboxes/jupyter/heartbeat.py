@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from typing import Any
 
-import zmq
+from sandboxes.jupyter.zmtp import Socket
 
 MAX_ECHO = 1024
 """Bytes of an answer."""
-MAX_ECHOES = 1000
-"""Answers that are read at once."""
 
 
 class Heartbeat:
@@ -21,38 +17,42 @@ class Heartbeat:
     other threads run. What does not is stopped, or does not want to.
 
     Args:
-        context: Of the kernel's other sockets.
-        address: Of its heartbeat socket, which is looked up once.
+        socket: That a kernel echoes on.
     """
 
-    def __init__(self, context: zmq.Context[Any], address: str) -> None:
-        self._socket: zmq.Socket[bytes] = zmq.Context(context).socket(zmq.DEALER)
-        self._socket.linger = 0
-        self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_ECHO)
-        self._socket.connect(address)
+    def __init__(self, socket: Socket) -> None:
+        self._socket = socket
+        self._socket.listen(self._hear)
         self._answered = False
-        self._asked: float | None = None
-        self.silence()
+        self._waiting = False
+        self._silent = 0.0
+        self._looked = time.monotonic()
+        self._ask()
 
-    def silence(self) -> float:
+    def _hear(self, echo: list[bytes] | None) -> None:
+        self._answered, self._waiting, self._silent = True, False, 0.0
+
+    def _ask(self) -> None:
+        self._waiting = True
+        self._socket.send([b"alive?"])
+
+    def silence(self, most: float) -> float:
         """Ask if nothing is asked already; return for how many seconds the kernel has not answered.
 
         A kernel that never answered has no heartbeat, and is not silent.
+
+        Args:
+            most: Seconds that count since the last look: if it was longer ago, it was we who were held up, and the
+                answer may only not have been read.
         """
-        for _ in range(MAX_ECHOES):
-            try:
-                self._socket.recv(zmq.NOBLOCK)
-            except zmq.ZMQError:
-                break
-            self._answered, self._asked = True, None
         now = time.monotonic()
-        if self._asked is None:
-            self._asked = now
-            with contextlib.suppress(zmq.ZMQError):  # nobody is there, and so nobody will answer
-                self._socket.send(b"alive?", zmq.NOBLOCK)
-        return now - self._asked if self._answered else 0.0
+        if self._waiting:
+            self._silent += min(now - self._looked, most)
+        else:
+            self._ask()
+        self._looked = now
+        return self._silent if self._answered else 0.0
 
     def close(self) -> None:
-        """Release the socket; must come before the context's end."""
-        self._socket.close(0)
+        """Hang up."""
+        self._socket.close()

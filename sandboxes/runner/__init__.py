@@ -30,6 +30,7 @@ MODULES = (
     "guard",
     "channel",
     "block",
+    "kernelspec",
     "kernel",
     "transfer",
     "supervisor",

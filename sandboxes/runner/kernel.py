@@ -6,10 +6,8 @@ the output of any block does.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import sys
 import time
 
 from . import linux
@@ -18,26 +16,16 @@ from .channel import Channel, HostGone
 from .frames import CONTROL, FrameError, decode_control, encode_chunks
 from .spare import Spare
 from .watch import TICK, Watch, children_cpu
-from .worker import job_bytes
+from .worker import EXEC_FAILED, job_bytes
 
 TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional
+    from typing import Any, Dict, Optional
 
 RESTING = 0.25
 """Seconds between two looks at a kernel that has nothing to do."""
-PLACES = ("/usr/local/share/jupyter/kernels", "/usr/share/jupyter/kernels")
-
-
-def kernel_command(name: str) -> "Optional[List[str]]":
-    """Return an installed kernel's command, in which `{connection_file}` is to be replaced; None if there is none."""
-    for place in (os.path.join(sys.prefix, "share", "jupyter", "kernels"), *PLACES):
-        try:
-            with open(os.path.join(place, name, "kernel.json"), "rb") as file:
-                return [str(word) for word in json.load(file)["argv"]]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return None
+LAST_WORDS = 1500
+"""Bytes that are told of what a kernel said which did not come up."""
 
 
 class Kernel(Block):
@@ -100,6 +88,16 @@ class Kernel(Block):
         self._watch, self._live, self._busy = self._idle, False, False
         self.renew()  # what is said between cells is the next one's
         return dict(report, cpu_time=max(0.0, cpu_time, report["cpu_time"]), alive=alive, memory_is_full=full)
+
+    def last_words(self) -> str:
+        """Return how a kernel that has ended did so, and what it said before."""
+        self._take()
+        exit_code, signal_number = linux.split_status(self._status)
+        how = self._message or ("signal %d" % signal_number if signal_number else "exit status %d" % (exit_code or 0))
+        if self._spare.page[0] == EXEC_FAILED:
+            how = "it could not be executed: " + os.strerror(self._spare.page[1])
+        said = b"".join(capture.head() + capture.tail() for capture in self._captures.values())
+        return "%s\n%s" % (how, said[-LAST_WORDS:].decode("utf-8", "replace").strip())
 
     def settle(self) -> None:
         """Forget what the kernel said while it came up."""

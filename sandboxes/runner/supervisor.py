@@ -26,7 +26,8 @@ from .files import DIRECTORY, Listing, Refused, empty_directory, refusal, reopen
 from .frames import MAX_CODE
 from .group import MemoryGroup, Rank, receive
 from .hidden import remove_segments
-from .kernel import Kernel, kernel_command
+from .kernel import Kernel
+from .kernelspec import find_kernel
 from .spare import Forked, Spare
 from .transfer import receive_file, send_file
 from .watch import DiskMeter, Watch
@@ -181,6 +182,7 @@ class Supervisor:
             "reset": self._reset,
             "ping": self._ping,
             "kernel": self._start_kernel,
+            "kernel_alive": self._tell_of_kernel,
             "cell": self._begin_cell,
             "cell_end": self._end_cell,
             "interrupt": self._interrupt,
@@ -233,9 +235,7 @@ class Supervisor:
     def _start_kernel(self, request: Dict[str, Any]) -> None:
         """Start a kernel in the place of the last one, and of all that it had started."""
         self._close_kernel()
-        command = kernel_command(str(request["name"])) if request["name"] else []
-        if command is None:
-            raise Refused("no_interpreter", "the kernel %s is not installed in this sandbox" % request["name"])
+        spec = find_kernel(str(request["name"])) if request["name"] else None
         self._disk.give(KERNEL_FILES)
         file = os.path.join(request["directory"], "connection.json")
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as connection:
@@ -250,11 +250,18 @@ class Supervisor:
         self._kernel = Kernel(config, self._channel, spare, Watch(config, self._disk, self._group), self._wakeup)
         self._kernel.start(
             {
-                "argv": [word.replace("{connection_file}", file) for word in command],
+                "argv": spec.command(file) if spec else [],
+                "env": spec.environment() if spec else {},
                 "kernel": file,
                 "rlimits": [pair for pair in self._rlimits if pair[0] != resource.RLIMIT_CPU],
             }
         )
+        language, interrupt = (spec.language, spec.interrupt_mode) if spec else ("python", "signal")
+        self._channel.send({"op": "kernel", "language": language, "interrupt_mode": interrupt})
+
+    def _tell_of_kernel(self, request: Dict[str, Any]) -> None:
+        if self._kernel is not None and not self._kernel.alive:
+            raise Refused("kernel", "the kernel has ended before it came up: " + self._kernel.last_words())
         self._channel.send({"op": "done"})
 
     def _begin_cell(self, request: Dict[str, Any]) -> None:

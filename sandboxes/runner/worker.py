@@ -119,6 +119,7 @@ class Worker:
         job = marshal.loads(data)  # noqa: S302 - from the supervisor, over a pipe nobody else has
         for name, value in job["rlimits"]:
             resource.setrlimit(name, (value, value))
+        os.environ.update(job.get("env", ()))
         if job["argv"]:
             self._exec(job["argv"])
         self._page[0] = RUNNING

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from jupyter_client.session import DELIM
 
 from agentexec.markdown import read_reply, without_thoughts
 from agentexec.models.api import _ChatReply, _ResponsesReply
@@ -17,6 +19,9 @@ from sandboxes import ByteStream, SandboxError
 from sandboxes import link as link_module
 from sandboxes.docker.stream import AttachedStream
 from sandboxes.jupyter.cell import MAX_DISPLAY_BYTES, MAX_DISPLAYS, MAX_TEXT, Cell
+from sandboxes.jupyter.client import LAST_WORDS, Answer, Audience, Client, Exchange
+from sandboxes.jupyter.zmtp import MAX_COMMAND, ZmtpError
+from sandboxes.jupyter.zmtp import Decoder as ZmtpDecoder
 from sandboxes.runner.frames import CONTROL, HEADER, MAX_PAYLOAD, Decoder, FrameError, decode_control, encode
 
 SIZES = (1, 2, 3, 5, 8, 64, 4096)
@@ -52,24 +57,28 @@ def report(data: bytes) -> None:
         assert len(said.files) <= 1000
 
 
-class Kernel:
-    """A client whose kernel says what it likes on both channels, and then that it is idle and has an answer."""
+class Kernel(Client):
+    """A kernel that says what it likes on the channel where it publishes, and then has an answer."""
 
     def __init__(self, messages: list[Any]) -> None:
-        self._messages, self._answers = list(messages), list(messages)
+        super().__init__(b"key")
+        self._messages = messages
 
-    def execute(self, code: str, **_: object) -> str:
-        return "asked"
+    async def ask(
+        self, kind: str, content: Mapping[str, Any], audience: Audience, patience: float = LAST_WORDS
+    ) -> Answer:
+        exchange = Exchange(self.session, kind, content, audience)
+        ours = json.loads(exchange.request[2])["msg_id"]
+        for message in self._messages:
+            exchange.on_published(self._signed(message, ours))
+        exchange.on_shell(self._signed({"msg_type": "execute_reply", "content": {"status": "ok"}}, ours))
+        return Answer(await exchange.answer, complete=False)
 
-    async def get_iopub_msg(self, timeout: object) -> Any:
-        if self._messages:
-            return self._messages.pop(0)
-        return {"parent_header": {"msg_id": "asked"}, "msg_type": "status", "content": {"execution_state": "idle"}}
-
-    async def get_shell_msg(self, timeout: object) -> Any:
-        if self._answers:
-            return self._answers.pop(0)
-        return {"parent_header": {"msg_id": "asked"}, "msg_type": "execute_reply", "content": {"status": "ok"}}
+    def _signed(self, message: Any, ours: str) -> list[bytes]:
+        known = dict(message) if isinstance(message, dict) else {"content": message}
+        said = [known, {"msg_id": ours}, {}, known.get("content")]
+        parts = [json.dumps(each).encode() for each in said]
+        return [b"topic", DELIM, self.session.sign(parts), *parts]
 
 
 def cell(data: bytes) -> None:
@@ -78,16 +87,43 @@ def cell(data: bytes) -> None:
     for line in data.splitlines()[:300]:
         with contextlib.suppress(ValueError, RecursionError):
             messages.append(json.loads(line))
-    talk = Cell(cast(Any, Kernel(messages)))
-    asyncio.run(asyncio.wait_for(talk.run("pass"), 20))
-    assert len(talk.displays) <= MAX_DISPLAYS
-    assert sum(len(text) for each in talk.displays for text in each.data.values()) <= MAX_DISPLAY_BYTES
-    for display in talk.displays:
+
+    async def talk() -> Cell:
+        cell = Cell(1000)
+        await asyncio.wait_for(cell.run(Kernel(messages), "pass"), 20)
+        return cell
+
+    done = asyncio.run(talk())
+    assert len(done.displays) <= MAX_DISPLAYS
+    assert sum(len(text) for each in done.displays for text in each.data.values()) <= MAX_DISPLAY_BYTES
+    for display in done.displays:
         display.model_dump_json().encode()
-    if talk.error is not None:
-        talk.error.model_dump_json().encode()
-        assert len(talk.error.traceback) <= MAX_TEXT
-    assert all(isinstance(note, str) for note in talk.notes)
+    if done.error is not None:
+        done.error.model_dump_json().encode()
+        assert len(done.error.traceback) <= MAX_TEXT
+    assert all(isinstance(note, str) for note in done.notes)
+    assert all(len(stream.head() + stream.tail()) <= 1000 for stream in done.streams.values())
+
+
+def zmtp(data: bytes) -> None:
+    """A kernel's bytes are messages of bounded size, however they are cut, or a `ZmtpError`."""
+    most = 2000
+
+    def taken(cut: Iterable[bytes]) -> tuple[list[list[bytes] | None], str]:
+        messages: list[list[bytes] | None] = []
+        decoder = ZmtpDecoder(most)
+        decoder.receive = messages.append
+        try:
+            for piece in cut:
+                decoder.feed(piece)
+                assert len(decoder._buffer) + sum(map(len, decoder._frames)) <= most + MAX_COMMAND
+        except ZmtpError as error:
+            return messages, str(error)
+        return messages, ""
+
+    whole = taken([data[1:]])
+    assert taken(pieces(data)) == whole
+    assert all(sum(map(len, message)) <= most for message in whole[0] if message is not None)
 
 
 def markdown(data: bytes) -> None:
@@ -153,5 +189,5 @@ def docker(data: bytes) -> None:
 
 
 TARGETS: Mapping[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (frames, report, cell, markdown, model, docker)
+    each.__name__: each for each in (frames, report, cell, zmtp, markdown, model, docker)
 }

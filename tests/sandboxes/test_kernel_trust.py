@@ -40,7 +40,7 @@ async def test_stopped_kernel_times_out_in_bounds(backend: Backend) -> None:
     async with open_executor(spec(backend), limits=Limits(wall_time=1)) as executor:
         started = time.monotonic()
         result = await executor.run(CodeBlock("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)"))
-        assert (result.verdict, time.monotonic() - started < 4) == ("timeout", True), result
+        assert (result.verdict, time.monotonic() - started < 6) == ("timeout", True), result
         assert await usable(executor)
 
 

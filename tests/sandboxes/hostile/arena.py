@@ -22,7 +22,7 @@ from sandboxes.conformance.canaries import (
     tagged,
 )
 from sandboxes.docker.workspace import NOBODY
-from sandboxes.jupyter.executor import INTERRUPT_GRACE
+from sandboxes.jupyter.executor import INTERRUPTS
 from sandboxes.runner import BOOTSTRAP
 from tests.sandboxes.backends import Backend
 
@@ -108,7 +108,7 @@ class Arena:
         started = time.monotonic()
         result = await executor.run(CodeBlock(source, language=language, filename=filename), on_output=on_output)
         took = time.monotonic() - started
-        grace = GRACE + (INTERRUPT_GRACE if self.backend.keeps_state else 0)
+        grace = GRACE + (sum(INTERRUPTS) if self.backend.keeps_state else 0)
         assert took < executor.limits.wall_time + grace, f"took {took:.2f} s"
         assert result.verdict == verdict, (
             result.verdict,

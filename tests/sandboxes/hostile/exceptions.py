@@ -57,7 +57,7 @@ NO_FILE = "a cell is no file: it has no __file__, and its error is a value and n
 ONE_PROCESS = "a cell runs in the process of its kernel: what ends or breaks that costs the kernel, and is no success"
 SOCKETS = "a cell runs in the process of its kernel, whose sockets, files and variables of its own are there"
 MAGIC = "a shell is a magic of the kernel, which says on stdout that it was interrupted"
-MESSAGE = "an error that is larger than a message is never heard of: the cell ends with its wall time"
+MESSAGE = "an error that is larger than a message is told as such, and none is on stderr"
 _KERNEL_ROWS = {
     "test_planted_names_do_not_stop_the_next_block": NO_FILE,
     "test_block_that_replaces_its_own_file_harms_nobody": NO_FILE,
