@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from agentexec.agents.base import ModelAgent, Shape
+from agentexec.agents.base import ModelAgent, Shape, load_prompt
 from agentexec.agents.report import all_failed
 from agentexec.agents.reviewer import read_review
 from agentexec.conversation import TASK, Agent, Conversation, NextSpeaker
@@ -133,13 +133,14 @@ def handoff(agents: Sequence[Agent], *, executor: Agent | None = None, done: Con
     return next_speaker
 
 
-SELECTOR = """You are the {name}.
+def described(agents: Sequence[Agent]) -> str:
+    """Return a list of agents, and what each is for, for a model."""
+    return "\n".join(f"- {agent.name}: {getattr(agent, 'description', '') or 'an agent'}" for agent in agents)
 
-You choose who speaks next in a conversation. The agents, and what each is for:
 
-{agents}
-{rules}
-Answer with one name of an agent and nothing else."""
+def filled(prompt: str, **fields: str) -> str:
+    """Return a prompt with its fields, such as `{name}`, filled in; all other braces stay."""
+    return re.sub(r"\{(\w+)\}", lambda match: fields.get(match[1], match[0]), prompt)
 
 
 def selector(
@@ -148,7 +149,7 @@ def selector(
     *,
     transitions: Mapping[str, Sequence[str]] | None = None,
     done: Condition = answered,
-    prompt: str = SELECTOR,
+    prompt: str | None = None,
     name: str = "selector",
 ) -> NextSpeaker:
     """A model chooses who speaks next. Where only one may, it is not asked.
@@ -160,7 +161,7 @@ def selector(
         agents: The candidates; their `description`, where they have one, is shown to the model.
         transitions: Speaker to those who may follow; a speaker that is not named may be followed by anybody else.
         done: Condition the conversation ends.
-        prompt: System prompt, with the fields `{name}`, `{agents}` and `{rules}`.
+        prompt: System prompt, with the fields `{name}`, `{agents}` and `{rules}`; None takes the package's own.
         name: What the chooser is called in events.
 
     Raises:
@@ -170,9 +171,9 @@ def selector(
     for other in {*allowed, *(follower for followers in allowed.values() for follower in followers)} - {TASK}:
         if other not in named:
             raise ValueError(f"transitions name {other!r}, which is none of {sorted(named)}")
-    listed = "\n".join(f"- {agent.name}: {getattr(agent, 'description', '') or 'an agent'}" for agent in agents)
     rules = "".join(f"\nAfter {source} speaks: {' or '.join(targets)}." for source, targets in allowed.items())
-    system = prompt.format(name=name, agents=listed, rules=rules and rules + "\n")
+    fields = {"name": name, "agents": described(agents), "rules": rules and rules + "\n"}
+    system = filled(prompt or load_prompt("selector"), **fields)
     chooser = ModelAgent(name, model, system, shape=_choice(named))
 
     async def choose(conversation: Conversation, candidates: Sequence[str]) -> Agent:

@@ -70,9 +70,7 @@ class Deadline(StopCondition[None]):
         return None
 
     def check(self, state: None, elapsed: float) -> Stop | None:
-        if elapsed < self.seconds:
-            return None
-        return Stop("deadline", f"no accepted answer within {self.seconds:g} s")
+        return None if elapsed < self.seconds else Stop("deadline", f"no accepted answer within {self.seconds:g} s")
 
     @property
     def certain_after(self) -> float | None:
@@ -105,9 +103,7 @@ class MaxTokens(StopCondition[int | None]):
                 "max_tokens",
                 "the server does not report tokens, so max_tokens cannot be kept; run without it",
             )
-        if state < self.limit:
-            return None
-        return Stop("max_tokens", f"used {state:,} tokens (limit {self.limit:,})")
+        return None if state < self.limit else Stop("max_tokens", f"used {state:,} tokens (limit {self.limit:,})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +144,4 @@ class MaxCost(StopCondition[_Spent]):
                 f"the price of model {state.unpriced!r} is unknown, so max_cost cannot be kept; "
                 "run without it, or limit tokens with max_tokens",
             )
-        if state.total < self.limit:
-            return None
-        return Stop("max_cost", f"spent {state.total} USD (limit {self.limit})")
+        return None if state.total < self.limit else Stop("max_cost", f"spent {state.total} USD (limit {self.limit})")

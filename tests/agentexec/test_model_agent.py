@@ -330,7 +330,7 @@ class TestAgentsModels:
         assert len(server.requests) == 3
 
 
-@pytest.mark.parametrize("name", ["planner", "coder", "coder_tools", "reviewer", "summary"])
+@pytest.mark.parametrize("name", ["planner", "coder", "coder_tools", "reviewer", "summary", "manager", "selector"])
 def test_prompts_are_short_versioned_and_hold_an_example(name: str) -> None:
     prompt = load_prompt(name)
     assert prompt_version(name) >= 1

@@ -45,12 +45,14 @@ def loop_overhead() -> list[Row]:
     """Framework time per turn with an instant model."""
     few, many = loop_bench.loop_overhead_ms(50, 5000, clock=time.process_time)
     one, crowd = loop_bench.together_s(1), loop_bench.together_s(200)
+    engine, readers = loop_bench.engine_lines()
     return [
         Row("loop overhead per turn, 50 turns", few, "ms", most=0.3),
         Row("loop overhead per turn, 5,000 turns", many, "ms", most=0.3),
         Row("  5,000 over 50 turns", many / few, "x", most=1.2),
         Row("200 runs at a time, model of 1 s a reply", crowd, "s", floor=one, ratio=1.3),
-        Row("lines of code of the engine", loop_bench.engine_lines(), "", most=2000),
+        Row("lines of code of the engine", engine, "", most=2000),
+        Row("  of what reads Markdown and pictures for it", readers, ""),
     ]
 
 

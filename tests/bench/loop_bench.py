@@ -135,18 +135,23 @@ ENGINE = [
     "ledger.py",
     "plan.py",
     "human.py",
-    "unclear.py",
     "context.py",
     "agents/*.py",
     "stops/*.py",
 ]
 """Agents, turns, stops and context: the engine of conversations."""
 
+READERS = ["markdown.py", "unclear.py", "agents/pictures.py"]
+"""What reads replies and pictures, whoever speaks: not the engine, and told beside it."""
 
-def engine_lines() -> int:
-    """Return the engine's lines of code: without blank lines, comments and docstrings."""
+
+def engine_lines() -> tuple[int, int]:
+    """Return lines of code (without blank lines, comments and docstrings) of the engine, and of what reads for it."""
     root = Path(agentexec.__file__).parent
-    return sum(_code_lines(path.read_text("utf-8")) for name in ENGINE for path in root.glob(name))
+    readers = {root / name for name in READERS}
+    engine = {path for name in ENGINE for path in root.glob(name)} - readers
+    first, second = (sum(_code_lines(path.read_text("utf-8")) for path in files) for files in (engine, readers))
+    return first, second
 
 
 def _code_lines(source: str) -> int:
@@ -173,7 +178,8 @@ def main() -> None:
             print(f"review={review!s:5} {turns:5} turns: {figure:.3f} ms/turn")
     one, many = together_s(1), together_s(200)
     print(f"one run {one:.2f} s, 200 at a time {many:.2f} s: {many / one:.2f} x")
-    print(f"engine: {engine_lines()} lines of code")
+    engine, readers = engine_lines()
+    print(f"engine: {engine} lines of code, and {readers} that read Markdown and pictures")
 
 
 if __name__ == "__main__":
