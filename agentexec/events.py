@@ -131,9 +131,18 @@ class RunStarted(Event):
 
 
 class RunResumed(Event):
-    """A run that had ended, or whose process had, goes on from its events."""
+    """A run that had ended, or whose process had, goes on from its events.
+
+    Attributes:
+        executor: Where code runs from here on; None is where it did before, and likewise the next two.
+        limits: Within what.
+        environment: What the agents are told about the computer from here on.
+    """
 
     type: Literal["run_resumed"] = "run_resumed"
+    executor: str | None = None
+    limits: Limits | None = None
+    environment: str | None = None
 
 
 class TraceStarted(Event):

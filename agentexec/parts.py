@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,6 +13,7 @@ from agentexec.agents.coder import CodeMode, prompt_name
 from agentexec.agents.planner import SHAPE as PLAN
 from agentexec.agents.reviewer import SHAPE as REVIEW
 from agentexec.context import Context
+from agentexec.events import Event, RunResumed, RunStarted
 from agentexec.human import Gate, Human
 from agentexec.models import Model, make_model
 from agentexec.stops import Stall
@@ -172,6 +173,9 @@ _KEPT = (
 )
 
 
+_FILES = "- The user put these files into the workspace:"
+
+
 def environment(place: Executor, inputs: Mapping[str, bytes]) -> str:
     """Return what every agent should know about the computer. The same for the same run, so replays match."""
     limits = place.limits
@@ -185,5 +189,27 @@ def environment(place: Executor, inputs: Mapping[str, bytes]) -> str:
     ]
     names = "".join(f"\n  - {visible(name, keep='')} ({len(data):,} bytes)" for name, data in inputs.items())
     if names:
-        lines.append(f"- The user put these files into the workspace:{names}")
+        lines.append(_FILES + names)
     return "\n".join(lines)
+
+
+def going_on(past: Sequence[Event], place: Executor, executor: str) -> tuple[str, RunResumed]:
+    """Return what agents are told about the computer where a run goes on, and the event that it does.
+
+    The same as before, to the letter, unless the sandbox or its limits are others: then with what holds now.
+
+    Args:
+        past: The run's events so far, which begin with `RunStarted`.
+        place: Where code will run.
+        executor: What that is called in events.
+    """
+    told, was, limits = "", executor, place.limits
+    for event in past:
+        if isinstance(event, RunStarted | RunResumed):
+            told = event.environment or told
+            was, limits = event.executor or was, event.limits or limits
+    if (was, limits) == (executor, place.limits):
+        return told, RunResumed()
+    _, mark, files = told.partition(f"\n{_FILES}")
+    note = environment(place, {}) + mark + files
+    return note, RunResumed(executor=executor, limits=place.limits, environment=note)

@@ -20,7 +20,6 @@ from agentexec.events import (
     Event,
     MessageAdded,
     RunFinished,
-    RunResumed,
     RunStarted,
     StateRestored,
 )
@@ -28,7 +27,18 @@ from agentexec.human import Approval, Approve, Ask, Gate, Human, as_human
 from agentexec.keeping import fast_forward, keep
 from agentexec.log import EventLog, Listener
 from agentexec.models import Model, make_model
-from agentexec.parts import ROLES, Compose, InputFiles, Parts, Role, environment, read_inputs, read_prompts, solve_team
+from agentexec.parts import (
+    ROLES,
+    Compose,
+    InputFiles,
+    Parts,
+    Role,
+    environment,
+    going_on,
+    read_inputs,
+    read_prompts,
+    solve_team,
+)
 from agentexec.plan import follow_plan
 from agentexec.result import SolveResult, result_of
 from agentexec.stops import (
@@ -158,7 +168,8 @@ async def solve(
         with keep(store, resume, secrets=[secret for each in speakers.values() for secret in each.secrets]) as kept:
             past = _past(task, kept.past)
             fast_forward(speakers.values(), past)
-            note = past[0].environment if past else environment(place, inputs)
+            where = executor if isinstance(executor, str) else type(executor).__name__
+            note, resumed = going_on(past, place, where) if past else (environment(place, inputs), None)
             parts = Parts(speakers, place, gate, person, note, system, code_mode, context, further)
             members = (team or functools.partial(solve_team, plan=plan, review=review, review_plan=review_plan))(parts)
             log = kept.log(workspace)
@@ -169,19 +180,15 @@ async def solve(
             # Once a block has run, the workspace has its files, as the blocks left them.
             begun = any(isinstance(event, BlockStarted) for event in past)
             run = _Run(task, log, members, place, {} if begun else inputs, condition)
-            started: Event = (
-                RunResumed()
-                if past
-                else RunStarted(
-                    run_id=log.run_id,
-                    task=task,
-                    model=speakers["coder"].name,
-                    executor=executor if isinstance(executor, str) else type(executor).__name__,
-                    limits=place.limits,
-                    workspace=None if workspace is None else str(workspace),
-                    files=tuple(inputs),
-                    environment=note,
-                )
+            started = resumed or RunStarted(
+                run_id=log.run_id,
+                task=task,
+                model=speakers["coder"].name,
+                executor=where,
+                limits=place.limits,
+                workspace=None if workspace is None else str(workspace),
+                files=tuple(inputs),
+                environment=note,
             )
             return await run.result(started, close_executor=isinstance(executor, str))
     finally:

@@ -23,6 +23,7 @@ from agentexec.events import (
     ModelRetried,
     ModelText,
     RunFinished,
+    RunResumed,
     RunStarted,
     TraceStarted,
     TurnStarted,
@@ -91,8 +92,7 @@ class RunTrace:
         self._heard: dict[str, list[Message]] = {}
         self._spoke: dict[tuple[str, str], int] = {}
         for event in log:
-            if isinstance(event, RunStarted):
-                self._learn(event)
+            self._learn(event)
         self._handlers: dict[type[Event], Callable[[Any], None]] = {
             TurnStarted: self._turn_started,
             ModelText: self._model_text,
@@ -120,13 +120,14 @@ class RunTrace:
             self._failed = True
             _logger.warning("tracing of run %s ends here", self._log.run_id, exc_info=True)
 
-    def _learn(self, event: RunStarted) -> None:
-        self._model = event.model
-        self._limits = limit_attributes(event.limits)
+    def _learn(self, event: Event) -> None:
+        if isinstance(event, RunStarted):
+            self._model = event.model
+        if isinstance(event, RunStarted | RunResumed) and event.limits is not None:
+            self._limits = limit_attributes(event.limits)
 
     def _start(self, event: Event) -> None:
-        if isinstance(event, RunStarted):
-            self._learn(event)
+        self._learn(event)
         attributes: dict[str, Any] = {
             "gen_ai.operation.name": "invoke_workflow",
             "gen_ai.workflow.name": WORKFLOW,

@@ -274,6 +274,9 @@ def test_a_branch_has_the_workspace_of_its_turn_and_goes_another_way(kept: Cli, 
     went = kept("resume", new, "--memory", "256M")
     assert (went.returncode, went.stdout) == (0, "otherwise\n"), went.stderr
     assert "one again" in went.stderr
+    told = json.dumps(server.requests[-1])
+    assert "use 256 MiB of memory" in told
+    assert "1024 MiB" not in told
     assert (kept.directory / "store/workspaces" / run_id / "a.txt").read_text() == "later"
     difference = kept("diff", run_id, new)
     assert difference.returncode == 1
