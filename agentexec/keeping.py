@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from agentexec.answering import take_answers
-from agentexec.errors import StoreError
+from agentexec.errors import SnapshotError, StoreError
 from agentexec.events import Event, MessageAdded, RunStarted
 from agentexec.log import EventLog, new_run_id
 from agentexec.models.base import Model
 from agentexec.store import Recorder, Store
-from agentexec.workspaces import WorkspaceSaver
+from agentexec.workspaces import WorkspaceSaver, restore, unsaved
+from sandboxes.executor import Executor
 
 KEY_VARIABLES = ("OPENAI_API_KEY",)
 
@@ -32,20 +34,36 @@ class Kept:
     past: Sequence[Event] | None
     recorder: Recorder | None
 
-    def log(self, workspace: str | Path | None = None) -> EventLog:
+    def log(self, workspace: Callable[[], Path | None]) -> EventLog:
         """Return the log of the run, with listeners that keep it and its workspace.
 
         Args:
-            workspace: Where it works, if that is known.
+            workspace: Tells where it works, or None where that is not known yet, or on another machine.
         """
         first = self.past[0] if self.past else None
         run_id = first.run_id if isinstance(first, RunStarted) else None
         if self.recorder is not None:
             run_id = self.recorder.run_id
         log = EventLog(run_id, self.recorder, self.past or ())
-        if self.recorder is not None and (place := workspace or self.recorder.workspace):
-            log.subscribe(WorkspaceSaver(log, self.recorder.store, Path(place)), WorkspaceSaver.HEARS)
+        if self.recorder is not None:
+            log.subscribe(WorkspaceSaver(log, self.recorder.store, workspace), WorkspaceSaver.HEARS)
         return log
+
+    async def put_back(self, executor: Executor) -> None:
+        """Give the new workspace of a run that goes on what the one had that was thrown away.
+
+        Raises:
+            SnapshotError: it cannot be done, or something would be missing.
+        """
+        directory, events = executor.local_workspace, list(self.past or ())
+        if self.recorder is None or directory is None:
+            return
+        if (missing := unsaved(events)) is not None:
+            raise SnapshotError(
+                f"the workspace of run {self.recorder.run_id} cannot be put back, as {missing}; "
+                "give workspace= to go on in a directory of yours"
+            )
+        await asyncio.to_thread(restore, self.recorder.store, events, directory)
 
 
 @contextmanager

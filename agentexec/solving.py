@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 from agentexec.agents.coder import CodeMode
+from agentexec.blocking import blocking
 from agentexec.context import Context
 from agentexec.conversation import Conversation, converse
 from agentexec.errors import HumanSilent, ModelError, StoreError, Suspended
@@ -65,9 +66,6 @@ if TYPE_CHECKING:
 STORE_STOP = "store"
 """Stop reason where the store can take no more."""
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 
 async def solve(
     task: str,
@@ -112,7 +110,8 @@ async def solve(
         executor: Where code runs: a spec string such as `"local"`, for which an executor is opened and closed
             here; or an executor, which is started if it is not yet, and left open.
         limits: What each block may use; only with a spec string.
-        workspace: Directory to work in; only with a spec string. None takes one that is thrown away.
+        workspace: Directory to work in; only with a spec string. None takes one that is thrown away (a run that is
+            resumed from a store gets one with the same files).
         files: Copied into the workspace first: a mapping of names to bytes, or paths on this machine.
         team: Makes another team of the run's parts, such as a `TeamSpec`; `plan`, `review` and `review_plan` are not
             for it. See `agentexec.parts`.
@@ -149,6 +148,7 @@ async def solve(
         SettingsError: the model's name makes no sense.
         ModelError: a model that was given by name could not be set up.
         StoreError: the store cannot be opened or written; what is in it can be resumed.
+        SnapshotError: the workspace of a run that goes on was thrown away and cannot be put back.
         CancelledError: the task was cancelled, after the log has been closed as `interrupted`.
     """
     if not task.strip():
@@ -172,7 +172,7 @@ async def solve(
             note, resumed = going_on(past, place, where) if past else (environment(place, inputs), None)
             parts = Parts(speakers, place, gate, person, note, system, code_mode, context, further)
             members = (team or functools.partial(solve_team, plan=plan, review=review, review_plan=review_plan))(parts)
-            log = kept.log(workspace)
+            log = kept.log(lambda: place.local_workspace if workspace is None else Path(workspace))
             if tracing:
                 _follow(tracing, log)
             if on_event is not None:
@@ -180,6 +180,8 @@ async def solve(
             # Once a block has run, the workspace has its files, as the blocks left them.
             begun = any(isinstance(event, BlockStarted) for event in past)
             run = _Run(task, log, members, place, {} if begun else inputs, condition)
+            if past and isinstance(executor, str) and workspace is None:
+                run.put_back = kept.put_back
             started = resumed or RunStarted(
                 run_id=log.run_id,
                 task=task,
@@ -212,6 +214,8 @@ class _Run:
         self._task, self._log, self._team = task, log, team
         self._executor, self._inputs = executor, inputs
         self._watch = StopWatch(condition if team.stop is None else condition | team.stop, past=log)
+        self.put_back: Callable[[Executor], Awaitable[None]] | None = None
+        """Gives a workspace that was thrown away its files again."""
         log.subscribe(self._watch, self._watch.condition.hears)
         follow_plan(log)
 
@@ -274,6 +278,8 @@ class _Run:
     async def _converse(self) -> RunFinished:
         await self._log.settled()
         await self._executor.start()
+        if self.put_back is not None:
+            await self.put_back(self._executor)
         if self._executor.keeps_state:
             await self._restore_state()
         for name, data in self._inputs.items():
@@ -380,20 +386,6 @@ def _executor(executor: Executor | str, limits: Limits | None, workspace: str | 
     return executor
 
 
-def _sync(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
-    """Return a blocking version of a coroutine function, with the same arguments."""
-
-    @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return asyncio.run(function(*args, **kwargs))
-        raise RuntimeError("an event loop is running here: write 'await solve(...)' instead of 'solve_sync(...)'")
-
-    return wrapper
-
-
-solve_sync = _sync(solve)
+solve_sync = blocking(solve)
 solve_sync.__name__ = solve_sync.__qualname__ = "solve_sync"
 solve_sync.__doc__ = "Do what `solve` does, and wait for it. Takes the same arguments; not for use in an event loop."

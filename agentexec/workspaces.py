@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import shutil
 import threading
 from collections.abc import Callable, Iterable
@@ -46,12 +47,12 @@ class WorkspaceSaver:
     Args:
         log: The run's.
         store: Where the run is kept.
-        workspace: The directory.
+        workspace: Tells the directory; None where there is none on this machine, or none yet.
     """
 
     HEARS: ClassVar[Kinds] = (BlockFinished, RunResumed, MessageAdded)
 
-    def __init__(self, log: EventLog, store: Store, workspace: Path) -> None:
+    def __init__(self, log: EventLog, store: Store, workspace: Callable[[], Path | None]) -> None:
         self._log, self._store, self._workspace = log, store, workspace
         self._snapshots: SnapshotStore | None = None
 
@@ -61,10 +62,11 @@ class WorkspaceSaver:
             self._log.defer(self._save)
 
     async def _save(self) -> None:
-        if not self._workspace.is_dir():
+        workspace = self._workspace()
+        if workspace is None or not workspace.is_dir():
             return
         try:
-            taken = await _in_thread(self._take)
+            taken = await _in_thread(functools.partial(self._take, workspace))
         except SnapshotError as error:
             self._log.append(WorkspaceNotSaved(reason=str(error)))
         else:
@@ -72,10 +74,10 @@ class WorkspaceSaver:
                 WorkspaceSaved(snapshot=taken.id, files=taken.files, size=taken.size, skipped=taken.skipped_count)
             )
 
-    def _take(self, given_up: Callable[[], bool]) -> Snapshot:
+    def _take(self, workspace: Path, given_up: Callable[[], bool]) -> Snapshot:
         if self._snapshots is None:
             self._snapshots = snapshots_of(self._store)
-        return self._snapshots.take(self._workspace, given_up=given_up)
+        return self._snapshots.take(workspace, given_up=given_up)
 
 
 async def _in_thread(call: Callable[[Callable[[], bool]], T]) -> T:

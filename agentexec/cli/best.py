@@ -17,7 +17,7 @@ from agentexec.cli.options import SANDBOX_FAILED, USAGE, Place, fail, make_execu
 from agentexec.cli.output import CannotWrite, say, write_stdout
 from agentexec.cli.runs import fail_store
 from agentexec.cli.signals import INTERRUPTED, interrupts
-from agentexec.cli.solve import Request, check_task, read_files
+from agentexec.cli.solve import Request, check_task, kept_settings, read_files
 from agentexec.cli.tracing import tracing
 from agentexec.context import Context
 from agentexec.errors import SettingsError, SnapshotError, StoreError
@@ -78,6 +78,7 @@ def best_command(request: Request, flags: Mapping[str, Any], contest: Contest) -
             options: dict[str, Any] = {"tracing": traced} if traced is not None else {}
             if request.keep:
                 options["store"] = stack.enter_context(Store(settings.store, secrets=model.secrets))
+                options["kept"] = kept_settings(settings, request.files)
             job = _Job(request, settings, place, model, workspace, contest, {**options, "files": inputs})
             found = asyncio.run(job.run())
     except StoreError as error:
@@ -87,7 +88,8 @@ def best_command(request: Request, flags: Mapping[str, Any], contest: Contest) -
             with contextlib.suppress(OSError):
                 workspace.rmdir()  # if nothing came into it
     if found is None:
-        say("interrupted: the candidates are removed")
+        say("interrupted: the workspaces of the candidates are removed")
+        _tell_kept(request)
         return INTERRUPTED
     return _report(found, request, workspace)
 
@@ -181,7 +183,13 @@ def _report(found: SearchResult, request: Request, workspace: Path) -> int:
             status = status or error.status
     if request.workspace is None and workspace.exists():
         say(f"workspace kept in {workspace}")
+    _tell_kept(request)
     return status
+
+
+def _tell_kept(request: Request) -> None:
+    if request.keep:
+        say("each candidate is kept as a run: 'agentexec runs' lists them, 'agentexec resume RUN' goes on with one")
 
 
 def _line(candidate: Candidate) -> str:

@@ -16,7 +16,7 @@ from agentexec.cli.models import Role, make_speakers
 from agentexec.cli.options import STORE_FAILED, USAGE, fail, place_of
 from agentexec.cli.output import CannotWrite, say
 from agentexec.cli.running import Job, run_job, write_answer
-from agentexec.cli.runs import fail_store, opened
+from agentexec.cli.runs import SEARCH_MARKS, fail_store, opened
 from agentexec.cli.solve import kept_settings, make_workspace, read_files
 from agentexec.errors import RunNotFound, SettingsError, SnapshotError, StoreError
 from agentexec.events import Answer, BlockFinished, Event, MessageAdded, RunFinished, RunStarted
@@ -86,7 +86,8 @@ def _resume(
     if not any(isinstance(event, MessageAdded) for event in events):
         inputs = read_files(files)  # it ended before they were all in the workspace
     prompts = {**summary.settings.get("prompts", {}), **changed}
-    kept = {**kept_settings(settings, files), "prompts": prompts}
+    marks = {name: summary.settings[name] for name in SEARCH_MARKS if name in summary.settings}
+    kept = {**kept_settings(settings, files), "prompts": prompts, **marks}
     recorder.move(str(directory))
     try:
         recorder.store.update(summary.run_id, workspace=str(directory), settings=kept)

@@ -18,6 +18,9 @@ from agentexec.errors import RunBusy, RunNotFound, StoreError, StoreUnavailable
 from agentexec.store import RunSummary, Store
 from agentexec.visible import visible
 
+SEARCH_MARKS = ("search", "candidate")
+"""What the settings of a kept run tell of the search that it is a candidate of."""
+
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -61,11 +64,20 @@ def _line(run: RunSummary) -> str:
     """Return one line of the list: id, state, turns, cost, task."""
     cost = "-" if run.cost is None else f"${run.cost:.2f}"
     head = f"{run.run_id}  {run.status:<14} {run.turns:>4}  {cost:>7}  "
-    task = " ".join(run.task.split()) or "-"
+    task = _origin(run) + (" ".join(run.task.split()) or "-")
     room = max(20, shutil.get_terminal_size((120, 24)).columns - len(head))
     # Ids and states are ours; a task may hold anything.
     shown = visible(task, keep="")
     return head + (shown if len(shown) <= room else f"{shown[: room - 1]}…")
+
+
+def _origin(run: RunSummary) -> str:
+    """Return what a run belongs to, by the ends of ids; nothing for most."""
+    if run.parent is not None:
+        return f"(branch of {run.parent[-9:]}) "
+    if "search" in run.settings:
+        return f"(candidate {run.settings.get('candidate')} of {str(run.settings['search'])[-9:]}) "
+    return ""
 
 
 def moment_of(text: str, option: str) -> float:

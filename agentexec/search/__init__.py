@@ -6,14 +6,14 @@
 
 Each candidate works in a sandbox and a copy of the workspace of its own. It is scored there, by a function of yours or
 by a command. The files of the best one that passes take the place of the workspace's; all else that was made is
-removed.
+removed, but for what a store keeps: there each candidate is a run like any other, with its workspace after each block.
 """
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from decimal import Decimal
@@ -50,6 +50,7 @@ async def best_of(
     max_tokens: int | None = None,
     deadline: float | None = None,
     store: Store | None = None,
+    kept: Mapping[str, Any] | None = None,
     run: str | None = None,
     at: int | None = None,
     on_event: Callable[[int, Event], None] | None = None,
@@ -74,7 +75,8 @@ async def best_of(
         max_cost: USD of all together. What is on its way when it is reached may go beyond it.
         max_tokens: Of all together, likewise.
         deadline: Seconds of all together.
-        store: Where the runs are kept.
+        store: Where the runs are kept, each as one that can be resumed.
+        kept: Settings that are kept with each, as for `Store.record`: what `agentexec resume` needs.
         run: Id of a run in `store` that all candidates branch off.
         at: Turn of it after which they do; None is its end.
         on_event: Called with the number of a candidate and each of its events.
@@ -102,6 +104,7 @@ async def best_of(
         max_tokens=max_tokens,
         deadline=deadline,
         store=store,
+        kept=kept,
         run=run,
         at=at,
         on_event=on_event,
@@ -128,6 +131,7 @@ async def tree_search(
     max_tokens: int | None = None,
     deadline: float | None = None,
     store: Store | None = None,
+    kept: Mapping[str, Any] | None = None,
     run: str | None = None,
     at: int | None = None,
     on_event: Callable[[int, Event], None] | None = None,
@@ -157,6 +161,7 @@ async def tree_search(
         max_tokens: See `best_of`.
         deadline: See `best_of`.
         store: See `best_of`.
+        kept: See `best_of`.
         run: See `best_of`.
         at: See `best_of`.
         on_event: See `best_of`.
@@ -202,6 +207,7 @@ async def tree_search(
             snapshots=SnapshotStore(scratch),
             slots=asyncio.Semaphore(concurrency),
             keeps=workspace is not None or depth > 1,
+            kept=kept or {},
         )
         begin = Node(events=past, run_id=run or "", at=at)
         if workspace is not None:

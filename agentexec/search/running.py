@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
@@ -22,7 +22,7 @@ from agentexec.search.scoring import Score, Scorer
 from agentexec.snapshots import SnapshotStore
 from agentexec.solving import solve
 from agentexec.stops import AnyStop, ExternalStop, MaxCost, MaxTokens
-from agentexec.store import Store
+from agentexec.store import Recorder, Store
 from agentexec.workspaces import last_saved, snapshots_of, unsaved
 from sandboxes.errors import SandboxError
 from sandboxes.executor import Executor
@@ -121,6 +121,8 @@ class Search:
     snapshots: SnapshotStore
     slots: asyncio.Semaphore
     keeps: bool
+    kept: Mapping[str, Any] = field(default_factory=dict)
+    name: str = field(default_factory=new_run_id)
     candidates: dict[int, Candidate] = field(default_factory=dict)
     states: dict[int, str] = field(default_factory=dict)
     reached: bool = False
@@ -213,20 +215,38 @@ class Search:
         if node.events:
             run_id, options["resume"] = self._branch(node)
             self.candidates[number] = replace(self.candidates[number], run_id=run_id)
-        if self.store is not None:
-            options["store"] = self.store
         if (seconds := self.budget.seconds) is not None:
             options["deadline"] = max(seconds, 0.001)
-        return await solve(
-            self.task,
-            model=self.models[(number - 1) % len(self.models)],
-            executor=executor,
-            files=self.inputs,
-            max_turns=node.turns + turns,
-            stop=stop,
-            on_event=lambda event: self._heard(number, event),
-            **options,
+        with self._recorder(number, node) as options["store"]:
+            return await solve(
+                self.task,
+                model=self.models[(number - 1) % len(self.models)],
+                executor=executor,
+                files=self.inputs,
+                max_turns=node.turns + turns,
+                stop=stop,
+                on_event=lambda event: self._heard(number, event),
+                **options,
+            )
+
+    @contextmanager
+    def _recorder(self, number: int, node: Node) -> Iterator[Recorder | None]:
+        """Give what keeps a candidate as a run like any other, which can be resumed; None where nothing is kept."""
+        if self.store is None:
+            yield None
+            return
+        run_id = self.candidates[number].run_id
+        shared = self.store.summary(node.run_id).settings if run_id else {}
+        spec = self.executor if isinstance(self.executor, str) else self.kept.get("sandbox")
+        recorder = self.store.record(
+            run_id or new_run_id(),
+            settings={**shared, **self.kept, "search": self.name, "candidate": number},
+            place={} if spec is None else {"executor": spec},
         )
+        try:
+            yield recorder
+        finally:
+            recorder.close()
 
     def _branch(self, node: Node) -> tuple[str, str | tuple[Event, ...]]:
         """Return the id of a new branch, and what it resumes: that id in the store, or events that bear it."""

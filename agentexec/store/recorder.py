@@ -107,11 +107,6 @@ class Recorder:
                 self._count(event)
         self.position += 1
 
-    @property
-    def workspace(self) -> str | None:
-        """Directory of the run, if `Store.record` was told."""
-        return self._place.get("workspace")
-
     def move(self, workspace: str) -> None:
         """Say where the run works from now on."""
         self._place["workspace"] = workspace

@@ -95,7 +95,7 @@ async def test_what_a_long_output_left_in_the_workspace_is_saved_with_it(store: 
 async def test_other_runs_go_on_meanwhile(store: Store, workspace: Path) -> None:
     (workspace / "large").write_bytes(bytes(range(256)) * (32 * MIB // 256))
     log = EventLog("r", store.record("r"))
-    log.subscribe(WorkspaceSaver(log, store, workspace))
+    log.subscribe(WorkspaceSaver(log, store, lambda: workspace))
     turns = 0
 
     async def other() -> None:
@@ -117,7 +117,7 @@ async def test_a_cancelled_snapshot_is_over_at_once_and_taken_at_the_next_try(st
     for number in range(2000):
         (workspace / f"{number}").write_bytes(b"%d" % number * 1000)
     log = EventLog("r", store.record("r"))
-    log.subscribe(WorkspaceSaver(log, store, workspace))
+    log.subscribe(WorkspaceSaver(log, store, lambda: workspace))
     log.append(RunResumed())
     task = asyncio.create_task(log.settled())
     objects = store.directory / "snapshots" / "objects"
@@ -208,9 +208,26 @@ async def test_candidates_do_not_begin_with_less_than_was_there(store: Store, wo
     assert stored_state(store, [started(1), finished(1)]) is None
 
 
+async def test_a_run_whose_workspace_was_thrown_away_goes_on_with_its_files(store: Store) -> None:
+    options = {"executor": "local", "plan": False, "review": False, "store": store}
+    first = await solve("x", model=ScriptedModel([TWO]), max_turns=2, **options)  # type: ignore[arg-type]
+    assert first.stop_reason == "max_turns"
+    again = ScriptedModel([run("print(open('a').read())"), "FINAL ANSWER: done"])
+    result = await solve("x", model=again, resume=first.run_id, **options)  # type: ignore[arg-type]
+    assert result.solved
+    assert result.blocks[-1].result is not None
+    assert result.blocks[-1].result.stdout == "2\n"
+
+    (run_id,) = [kept.run_id for kept in store.runs()]
+    other = store.branch(run_id, 1)
+    shutil.rmtree(store.directory / "snapshots")
+    with pytest.raises(SnapshotError, match="there is no snapshot"):
+        await solve("x", model=again, resume=other, **options)  # type: ignore[arg-type]
+
+
 async def test_a_workspace_that_is_gone_is_no_error(store: Store, workspace: Path) -> None:
     log = EventLog("r", store.record("r"))
-    log.subscribe(WorkspaceSaver(log, store, workspace))
+    log.subscribe(WorkspaceSaver(log, store, lambda: workspace))
     shutil.rmtree(workspace)
     log.append(RunResumed())
     await log.settled()

@@ -69,6 +69,28 @@ def test_none_passes(cli: Cli, task: tuple[str, ...]) -> None:
     assert os.listdir(cli.env["TMPDIR"]) == []
 
 
+def test_candidates_are_runs_that_can_be_resumed(cli: Cli, server: OpenAIServer) -> None:
+    """With the sandbox, the model and the limits that they had, and the workspace that was thrown away."""
+    write = block("open('a', 'w').write('of its own')")
+    server.replies.update(coder=[write, write])
+    flags = ["--best-of", "2", "--max-turns", "2", "--check", "exit 1", "--memory", "300M"]
+    lost = cli("solve", "x", *ALONE, "-m", "first-model", *flags)
+    assert lost.returncode == 1, lost.stderr
+    assert "'agentexec resume RUN' goes on with one" in lost.stderr
+    assert os.listdir(cli.env["TMPDIR"]) == []
+    lines = cli("runs").stdout.splitlines()
+    assert [line.rsplit("  ", 1)[1].split(" of ")[0] for line in lines] == ["(candidate 1", "(candidate 2"]
+    for run in json.loads(cli("runs", "--json").stdout):
+        assert (run["status"], run["executor"], run["settings"]["memory"]) == ("not_solved", "local", 300 << 20)
+        server.replies.update(coder=[block("print(open('a').read())"), "FINAL ANSWER: read"])
+        server.forget()
+        done = cli("resume", run["run_id"], "--max-turns", "9")
+        assert (done.returncode, done.stdout) == (0, "read\n"), done.stderr
+        assert "of its own" in done.stderr
+        assert server.requests[-1]["model"] == "first-model"
+    assert "(candidate 2 of" in cli("runs").stdout.splitlines()[1]
+
+
 def test_all_models_fail(cli: Cli, task: tuple[str, ...], server: OpenAIServer) -> None:
     server.key = "another"
     done = cli(*task, "--best-of", "2", "--check", "true", "--no-store")
