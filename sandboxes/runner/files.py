@@ -189,13 +189,17 @@ def walk(root: int) -> Iterator[Entry]:
             yield directory, name, path, status
 
 
-def steps(root: int) -> Iterator[Step]:
+def steps(root: int, remove: bool = False) -> Iterator[Step]:
     """Yield (directory descriptor, name, path, lstat) of everything below `root`, directories after their content.
 
     Holds two descriptors at any depth and no path that the kernel would have to resolve, so that a tree of
     10,000 levels is no harder than a flat one. Paths end at `MAX_PATH` characters. Directories that were made
     unreadable are made readable. A tree that is changed meanwhile may be seen in part. On the way down, entries
     without an lstat give callers a chance to stop: deep down, Landlock makes each step take a millisecond.
+
+    Args:
+        root: Descriptor of the directory.
+        remove: Whether empty directories are removed instead of entered, which takes a tenth of the time.
     """
     reopen(root)
     current = os.open(".", DIRECTORY, dir_fd=root)
@@ -216,7 +220,10 @@ def steps(root: int) -> Iterator[Step]:
                             todo.append((entry.name, status))
                         else:
                             yield current, entry.name, prefix + entry.name, status
-            below = _enter(current, todo[-1][0]) if todo else None
+            gone = remove and bool(todo) and _removed(current, todo[-1][0])
+            if gone:
+                yield current, "", prefix, None
+            below = _enter(current, todo[-1][0]) if todo and not gone else None
             entered = below is not None
             if below is not None:
                 levels.append((prefix, todo, os.fstat(current)))
@@ -293,17 +300,25 @@ def remove_tree(path: str) -> None:
         pass
 
 
-def empty_directory(path: str, seconds: float = 1e9) -> None:
-    """Remove all below a directory, however deep, wide or unreadable. What cannot be removed in time stays."""
+def _removed(directory: int, name: str) -> bool:
+    try:
+        os.rmdir(name, dir_fd=directory)
+    except OSError:  # it holds something, most likely
+        return False
+    return True
+
+
+def empty_directory(path: str, seconds: float = 1e9) -> bool:
+    """Remove all below a directory, however deep, wide or unreadable; return false if time ran out before the end."""
     end = time.monotonic() + seconds
     try:
         root = os.open(path, DIRECTORY)
     except OSError:
-        return
+        return True
     try:
-        for directory, name, _, status in steps(root):
+        for directory, name, _, status in steps(root, remove=True):
             if time.monotonic() > end:
-                break
+                return False
             if status is None:
                 continue
             try:
@@ -317,6 +332,7 @@ def empty_directory(path: str, seconds: float = 1e9) -> None:
         pass
     finally:
         os.close(root)
+    return True
 
 
 class Listing:

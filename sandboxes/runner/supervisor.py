@@ -45,6 +45,8 @@ LOOK = 0.5
 """Seconds for finding and hashing what a block wrote; the host gives a runner 1.5 s after `wall_time` in all."""
 
 
+EMPTYING = 5.0
+"""Seconds more for removing what a block left in memory, of those that it did not use itself."""
 KERNEL_FILES = 1 << 20
 """Bytes that a kernel may have in sockets and files of its own, where the workspace is full already."""
 
@@ -365,9 +367,11 @@ class Supervisor:
         return report
 
     def _empty_memory(self, report: Dict[str, Any]) -> None:
-        for path in self._config["tmpfs"]:
-            empty_directory(path, LOOK / len(self._config["tmpfs"]))
-        report["message"] += "; what was in memory-backed directories is removed"
+        left = self._config["limits"]["wall_time"] - report["duration"]
+        end = time.monotonic() + LOOK + min(max(0.0, left), EMPTYING)
+        done = [empty_directory(path, end - time.monotonic()) for path in self._config["tmpfs"]]
+        what = "is removed" if all(done) else "could not all be removed in time, and may take the next block's"
+        report["message"] += "; what was in memory-backed directories " + what
 
     def _blame_file_size(self, report: Dict[str, Any]) -> None:
         """A program that is stopped by the file size limit in a process of its own leaves a file of that size."""

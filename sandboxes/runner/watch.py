@@ -139,6 +139,9 @@ class Watch:
             return "memory", "more memory was asked for than there is; the limit is %s" % megabytes(limit)
         if self._group is not None:  # whose sum is exact, however many share a page, and has the kernel's in it
             used = self._group.used() + (page_tables(tree, limit // 4) if self._group.tables_apart else 0)
+            # Names in memory are the kernel's, which version 1 counts apart; they outlive the block, and the runner
+            # needs memory to remove them: were the group full of them, it would be the next to be ended.
+            used += _tmpfs_inodes(self._tmpfs) * INODE
         else:
             counted = self._count_memory(tree, limit)
             if counted is None:
@@ -314,8 +317,19 @@ def _tmpfs_used(paths: List[str]) -> int:
             usage = os.statvfs(path)
         except OSError:
             continue
-        used += (usage.f_blocks - usage.f_bfree) * usage.f_frsize + (usage.f_files - usage.f_ffree) * INODE
-    return used
+        used += (usage.f_blocks - usage.f_bfree) * usage.f_frsize
+    return used + _tmpfs_inodes(paths) * INODE
+
+
+def _tmpfs_inodes(paths: List[str]) -> int:
+    inodes = 0
+    for path in paths:
+        try:
+            usage = os.statvfs(path)
+        except OSError:
+            continue
+        inodes += usage.f_files - usage.f_ffree
+    return inodes
 
 
 def _meminfo_shmem() -> int:

@@ -73,8 +73,6 @@ _KERNEL_ROWS = {
     "test_broken_interpreter_harms_only_itself[sys.stdout = None; sys.stderr = None]": ONE_PROCESS,
     "test_broken_interpreter_harms_only_itself[sys.stdout = object()]": ONE_PROCESS,
 }
-MANY_DIRECTORIES = "their removal takes more memory than is left beside the kernel's, which costs the sandbox: `lost`"
-EXCEPTIONS["jupyter", "test_kernel_memory_of_a_container_is_the_blocks[directories in memory]"] = MANY_DIRECTORIES
 EXCEPTIONS |= {(kernel.name, test): why for test, why in _KERNEL_ROWS.items() for kernel in KERNELS}
 
 
