@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from agentexec.errors import StoreError
+from agentexec.errors import NotAsked
 from agentexec.events import Answer, Event, Question, QuestionAnswered, QuestionAsked
 from agentexec.store import Recorder, Store
 
@@ -31,15 +31,16 @@ def leave_answer(store: Store, run_id: str, answer: Answer) -> Question:
         The question.
 
     Raises:
-        StoreError: the run asks nothing, was answered already, or the answer is none of the question's options.
+        NotAsked: the run asks nothing, was answered already, or the answer is none of the question's options.
+        StoreError: the store cannot be written.
     """
     question = pending_question(store.events(run_id))
     if question is None:
-        raise StoreError(f"run {run_id} asks nothing: 'agentexec show {run_id}' tells where it stands")
+        raise NotAsked(f"run {run_id} asks nothing: 'agentexec show {run_id}' tells where it stands")
     if any(left.content.get("question") == question.id for left in store.answers(run_id)):
-        raise StoreError(f"run {run_id} has been answered already: type 'agentexec resume {run_id}'")
+        raise NotAsked(f"run {run_id} has been answered already: type 'agentexec resume {run_id}'")
     if answer.decision not in (*question.options, "reject"):
-        raise StoreError(f"{question.text!r} cannot be answered by {answer.decision}, only by {_either(question)}")
+        raise NotAsked(f"{question.text!r} cannot be answered by {answer.decision}, only by {_either(question)}")
     store.answer(run_id, {"question": question.id, "answer": answer.model_dump()})
     return question
 

@@ -23,7 +23,7 @@ def branch(store: Store, run_id: str, at: int | None = None, message: str | None
     if message is None:
         return store.branch(run_id, at)
     if at is None:
-        raise ValueError("a message takes the place of another: say which turn's")
+        raise ValueError("a message takes the place of another: say which turn's, with at= (--at N)")
     if not message.strip():
         raise ValueError("the message is empty")
     events, place = store.events(run_id), store.position_of(run_id, at)

@@ -8,6 +8,7 @@ AgentexecError
 │   ├── StoreDamaged           its file is damaged
 │   ├── StoreFull              nothing more can be written: disk, quota or size limit
 │   ├── RunNotFound            no run has that id
+│   ├── NotAsked               a run asks nothing, or nothing that can be answered so
 │   └── RunBusy                another process works on that run
 ├── SnapshotError              a workspace could not be kept, or not be brought back
 │   ├── SnapshotNotFound       there is no such snapshot, or no such file in it
@@ -150,6 +151,10 @@ class StoreFull(StoreError):
 
 class RunNotFound(StoreError, LookupError):
     """No run in the store has that id, or more than one begins or ends so."""
+
+
+class NotAsked(StoreError):
+    """The run asks nothing, has been answered, or cannot be answered so."""
 
 
 class RunBusy(StoreError):

@@ -7,6 +7,7 @@ where it lies inside the workspace, since code in the sandbox can write there.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import tomllib
@@ -26,6 +27,14 @@ from sandboxes.types import Seconds, Size
 FILE_NAME = "agentexec.toml"
 ENV_PREFIX = "AGENTEXEC_"
 FILE_MAY_NOT_SET = frozenset({"api_key", "base_url", "isolation", "network", "store"})
+_HOW_TO_WRITE = {
+    "bool": "write true or false",
+    "int": "write a whole number, such as 20",
+    "float": "write a number of seconds, such as 2.5",
+    "decimal": "write USD, such as 1.50",
+    "string": 'write text in quotes, such as "local"',
+}
+"""By the first word of Pydantic's types of errors."""
 _OPENAI_ENV = {"api_key": "OPENAI_API_KEY", "base_url": "OPENAI_BASE_URL"}
 _file_values: ContextVar[Mapping[str, Any]] = ContextVar("file_values")
 
@@ -246,13 +255,18 @@ def _explain(problem: Mapping[str, Any], flags: Mapping[str, Any], file: Mapping
         source = "--" + name.replace("_", "-")
     elif name not in Settings.model_fields:
         known = ", ".join(sorted(Settings.model_fields.keys() - FILE_MAY_NOT_SET))
-        return f"{FILE_NAME} sets {name!r}, which is no setting; it may set {known}"
+        close = difflib.get_close_matches(name, Settings.model_fields, 1)
+        meant = f" (did you mean {close[0]!r}?)" if close else ""
+        return f"{FILE_NAME} sets {name!r}, which is no setting{meant}; it may set {known}"
     elif os.environ.get(_variable(name)):
         source = _variable(name)
     else:
         source = FILE_NAME if name in file else "default"
     message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{source}: {name} cannot be {_shown(name, problem['input'])}: {message[:1].lower()}{message[1:]}"
+    kind = str(problem["type"])
+    hint = _HOW_TO_WRITE.get(kind.split("_")[0], "") if kind.endswith(("_type", "_parsing", "_from_float")) else ""
+    why = hint or f"{message[:1].lower()}{message[1:]}"
+    return f"{source}: {name} cannot be {_shown(name, problem['input'])}: {why}"
 
 
 def _shown(name: str, value: object) -> str:

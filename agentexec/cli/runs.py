@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsons
+import os
 import re
 import shutil
 import sys
@@ -14,7 +15,7 @@ from typing import NoReturn
 
 from agentexec.cli.options import STORE_FAILED, USAGE, fail
 from agentexec.cli.output import CannotWrite, say, write_stdout
-from agentexec.errors import RunBusy, RunNotFound, StoreError, StoreUnavailable
+from agentexec.errors import NotAsked, RunBusy, RunNotFound, StoreError, StoreUnavailable
 from agentexec.store import RunSummary, Store
 from agentexec.visible import visible
 
@@ -36,7 +37,7 @@ def opened(path: str | None, *, create: bool = False) -> Iterator[Store]:
 
 def fail_store(error: StoreError) -> NoReturn:
     """End the command with what is wrong with the store."""
-    fail(str(error), USAGE if isinstance(error, RunNotFound) else STORE_FAILED)
+    fail(str(error), USAGE if isinstance(error, RunNotFound | NotAsked) else STORE_FAILED)
 
 
 def runs_command(
@@ -159,10 +160,24 @@ def export_command(path: str | None, run: str, kind: str | None, output: str | N
     if output is None:
         return _write(text)
     try:
-        Path(output).write_text(text + "\n", encoding="utf-8")
+        _write_file(Path(output), text + "\n")
     except OSError as error:
         fail(f"-o {output}: {error.strerror}", USAGE)
     return 0
+
+
+def _write_file(path: Path, text: str) -> None:
+    """Write a file whole or not at all; what was there before stays until then."""
+    if path.exists() and not path.is_file():  # a pipe or a device
+        path.write_text(text, encoding="utf-8")
+        return
+    path = path.resolve()  # through a link, what it leads to
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _exported(store: Store, run_id: str, kind: str) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
-from agentexec.events import BlockFinished, BlockStarted, MessageAdded, RunFinished, RunResumed, WorkspaceSaved
+from agentexec.cli.runs import export_command
+from agentexec.events import BlockFinished, BlockStarted, Message, MessageAdded, RunFinished, RunResumed, WorkspaceSaved
 from agentexec.store import Store
 from tests.cli.conftest import Cli, assert_gone, on_terminal
 from tests.kill_runs import Tally, kill_one
@@ -97,7 +100,7 @@ def test_no_store_keeps_nothing(kept: Cli) -> None:
     [
         (["show", "nothing"], 2, "there is no run 'nothing'"),
         (["resume", ""], 2, "there is no run ''"),
-        (["approve", "last"], 5, "asks nothing: 'agentexec show"),
+        (["approve", "last"], 2, "asks nothing: 'agentexec show"),
         (["branch", "last", "--at", "77"], 2, "has no turn 77; its last is 5"),
         (["branch", "last", "--message", "x"], 2, "say which turn's"),
         (["runs", "--since", "soon"], 2, "--since soon: write an age such as"),
@@ -257,6 +260,31 @@ def test_a_store_that_cannot_be_used_is_named(kept: Cli) -> None:
         done = kept(*args)
         assert done.returncode == 5
         assert "is damaged" in done.stderr
+
+
+def test_an_export_that_fails_leaves_what_was_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Store(tmp_path / "store") as store:
+        recorder = store.record("a")
+        recorder(MessageAdded(message=Message(sender="coder", content="x" * 100_000, turn=1)))
+        recorder.close()
+    file = tmp_path / "run.jsonl"
+    file.write_text("before")
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, old[1]))
+    try:
+        with pytest.raises(typer.Exit) as ended:
+            export_command(str(tmp_path / "store"), "a", None, str(file))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert ended.value.exit_code == 2
+    assert f"-o {file}: File too large" in capsys.readouterr().err
+    assert file.read_text() == "before"
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(file)
+    assert export_command(str(tmp_path / "store"), "a", None, str(link)) == 0
+    assert link.is_symlink()
+    assert len(file.read_text()) > 100_000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.jsonl", "run.jsonl", "store"]
 
 
 # Branches
