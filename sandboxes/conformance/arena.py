@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import os
@@ -16,11 +17,10 @@ import pytest
 
 from sandboxes.conformance.backend import Backend
 from sandboxes.conformance.canaries import Canaries, changed_since, open_descriptors, own_memory, own_threads, tagged
+from sandboxes.errors import UnsafePath
 from sandboxes.executor import Executor
 from sandboxes.types import CodeBlock, Limits, OnOutput, Result
 
-GROWTH = 16 << 20
-"""Bytes by which this process may have grown once an executor is closed: allocators do not give everything back."""
 WALL = 10.0
 """Default `wall_time`: never reached by a case that is not about time, on any machine."""
 
@@ -35,7 +35,11 @@ class Arena:
         canaries: What blocks must not reach. Python blocks find it described in `HOST`.
         tag: A word that no other process on this machine has in its arguments.
         soon: Seconds within which whatever does not wait for a block must be done.
+        growth: Bytes by which this process may have grown once an executor is closed: allocators do not give
+            everything back.
     """
+
+    growth = 16 << 20
 
     def __init__(self, backend: Backend, directory: Path, claims: frozenset[str]) -> None:
         self.backend = backend
@@ -84,29 +88,61 @@ class Arena:
     @contextlib.asynccontextmanager
     async def open(self, *aspects: str, **limits: Any) -> AsyncIterator[Executor]:
         """Open an executor; when it is closed, check that nothing of it is left in this process and around it."""
+        if "wall_time" in self.claims:
+            limits.setdefault("wall_time", WALL)
         memory, threads, descriptors = own_memory(), own_threads(), open_descriptors()
         async with self.make(*aspects, **limits) as executor:
             yield executor
-            self.assert_clean_outside()
-        assert await changed_since(descriptors) == set()
+            self.assert_clean_outside(executor)
+        assert not tagged(self.tag), "a process of a block has survived the close"
+        changed = await changed_since(descriptors)
+        assert changed == set(), changed
         assert own_threads() <= threads
         grown = own_memory() - memory
-        assert grown < GROWTH, f"this process has grown by {grown >> 20} MiB"
+        assert grown < self.growth, f"this process has grown by {grown >> 20} MiB"
 
-    def assert_clean_outside(self) -> None:
+    def assert_clean_outside(self, executor: Executor) -> None:
         """Fail if anything around the workspace was touched, or if a process with our tag is left."""
         self.canaries.assert_untouched()
-        assert not tagged(self.tag), "a process of the block has survived it"
+        # What a cell has started lives on to the next: that is what state means.
+        assert executor.keeps_state or not tagged(self.tag), "a process of the block has survived it"
 
     async def assert_usable(self, executor: Executor) -> None:
-        """Fail if the next block does not work."""
-        result = await executor.run(self.backend.hello)
-        assert (result.verdict, result.stdout) == ("ok", "hello\n"), result
+        """Fail if the next block does not work; where Python runs, also if it is not alone."""
+        if self.backend.programs.language != "python":
+            result = await executor.run(self.backend.hello)
+            assert (result.verdict, result.stdout) == ("ok", "hello\n"), result
+            return
+        result = await executor.run(CodeBlock(_NEXT.format(tag=self.tag)))
+        assert (result.verdict, result.stdout[:5]) == ("ok", "next "), result
+        await self.assert_alone(executor, *ast.literal_eval(result.stdout[5:]))
+
+    async def assert_alone(self, executor: Executor, left: list[int], others: list[int]) -> None:
+        """Fail if processes of earlier blocks are left inside.
+
+        Args:
+            executor: Whose block has looked around.
+            left: Ids of the processes it has seen with our tag in their arguments.
+            others: Ids of the first few processes it has seen besides its own, in order.
+        """
+        assert executor.keeps_state or not left, f"processes are left: {left}"
+
+    async def assert_unsafe(self, executor: Executor, path: str) -> None:
+        """Fail if a path can be read, written, or run from."""
+        hello = self.backend.hello
+        for call in (
+            lambda: executor.get(path),
+            lambda: executor.put(path, b"new"),
+            lambda: executor.run(CodeBlock(hello.code, language=hello.language, filename=path)),
+        ):
+            with pytest.raises(UnsafePath):
+                await asyncio.wait_for(call(), self.soon)
 
     async def run(
-        self, executor: Executor, block: CodeBlock, *, verdict: str = "ok", on_output: OnOutput | None = None
+        self, executor: Executor, code: str | CodeBlock, *, verdict: str = "ok", on_output: OnOutput | None = None
     ) -> Result:
-        """Run a hostile block, a look around from inside where Python runs, and a harmless block."""
+        """Run a hostile block, Python if it is only code; check what came of it; run a harmless one."""
+        block = self.python(code) if isinstance(code, str) else code
         started = time.monotonic()
         result = await executor.run(block, on_output=on_output)
         took = time.monotonic() - started
@@ -114,25 +150,20 @@ class Arena:
         words = (result.verdict, result.message, result.stdout[-500:], result.stderr[-1500:])
         assert result.verdict == verdict, words
         assert self.canaries.secret not in result.stdout + result.stderr
-        self.assert_clean_outside()
-        if self.backend.programs.language == "python" and not executor.keeps_state:
-            left = await executor.run(CodeBlock(_LEFT.format(tag=self.tag)))
-            assert (left.verdict, left.stdout) == ("ok", "[]\n"), f"processes are left: {left.stdout}{left.stderr}"
+        self.assert_clean_outside(executor)
         await self.assert_usable(executor)
         return result
 
     async def attack(
         self,
-        code: str,
+        code: str | CodeBlock,
         *aspects: str,
         verdict: str = "ok",
         on_output: OnOutput | None = None,
         **limits: Any,
     ) -> Result:
-        """Open an executor, run one hostile Python block in it, and check everything."""
-        block = self.python(code)
-        if "wall_time" in self.claims:
-            limits.setdefault("wall_time", WALL)
+        """Open an executor, run one hostile block in it, and check everything."""
+        block = self.python(code) if isinstance(code, str) else code
         async with self.open(*aspects, **limits) as executor:
             return await self.run(executor, block, verdict=verdict, on_output=on_output)
 
@@ -150,15 +181,16 @@ class Arena:
         return task
 
 
-_LEFT = """
+_NEXT = """
 import os
-left = []
+left, others = [], []
 for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
     if name.isdigit() and int(name) != os.getpid():
+        others.append(int(name))
         try:
             with open("/proc/" + name + "/cmdline", "rb") as file:
-                if b"{tag}" in file.read(): left.append(name)
+                if b"{tag}" in file.read(): left.append(int(name))
         except OSError:
             pass
-print(left)
+print("next", (left, sorted(others)[:5]))
 """

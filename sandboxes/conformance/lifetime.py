@@ -66,6 +66,7 @@ class LifetimeTests(Suite):
         async with arena.open() as executor:
             task = await arena.begin(executor, block)
             await executor.cancel()
+            await executor.cancel()
             result = await asyncio.wait_for(task, arena.soon)
             assert (result.verdict, result.stdout) == ("cancelled", "up\n")
             await executor.cancel()  # with nothing to cancel
@@ -173,7 +174,12 @@ class LifetimeTests(Suite):
             assert (result.verdict, result.exit_code, result.stdout) == ("lost", None, "up\n")
             assert result.message
             hello = arena.backend.hello
-            for call in (lambda: executor.run(hello), lambda: executor.get("a"), executor.ping):
+            for call in (
+                lambda: executor.run(hello),
+                lambda: executor.put("a", b""),
+                lambda: executor.get("a"),
+                executor.ping,
+            ):
                 with pytest.raises(SandboxLostError):
                     await call()
             await executor.restart()

@@ -42,11 +42,15 @@ class Suite:
                 break
         if backend.name not in self._seen:
             self._seen[backend.name] = asyncio.run(asyncio.wait_for(_ask(backend), backend.patience))
-        arena = Arena(backend, tmp_path, self._seen[backend.name])
+        arena = self.make_arena(backend, tmp_path, self._seen[backend.name])
         self.prepare(arena)
         yield arena
         arena.canaries.close()
         self.clean_up(arena)
+
+    def make_arena(self, backend: Backend, directory: Path, claims: frozenset[str]) -> Arena:
+        """Return what the tests work with: an `Arena` of one's own may check more."""
+        return Arena(backend, directory, claims)
 
     def prepare(self, arena: Arena) -> None:
         """Do what a workspace needs before it is used, e.g. give it to another user."""

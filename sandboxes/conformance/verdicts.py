@@ -5,30 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sandboxes.conformance.arena import Arena
+from sandboxes.conformance.programs import DISK, IGNORE_SIGNALS, MEMORY, PRELUDE, SHARED_MEMORY, filling
 from sandboxes.conformance.suite import Suite
-
-MEMORY = {
-    "one process": "held = [bytearray(b'x' * MIB) for _ in range(400)]",
-    "a map": "m = mmap.mmap(-1, 400 * MIB, flags=mmap.MAP_PRIVATE)\nfor at in range(0, len(m), 4096): m[at] = 1",
-    "many processes below the limit": """
-for _ in range(8):
-    if os.fork() == 0:
-        held = bytearray(b"x" * 40 * MIB)
-        time.sleep(30)
-""",
-}
-DISK = {
-    "a large file": "fill('a', 400)",
-    "many files": "for i in range(400): fill('f%d' % i, 1)",
-}
-PRELUDE = """
-import mmap, os, time
-MIB = 1 << 20
-def fill(path, most):
-    with open(path, "wb", 0) as file:
-        for _ in range(most): file.write(b"x" * MIB)
-print("before", flush=True)
-"""
 
 
 class VerdictTests(Suite):
@@ -52,15 +30,7 @@ class VerdictTests(Suite):
             assert 0.6 < result.duration < 0.7 + arena.backend.grace
 
     async def test_timeout_of_a_busy_block_that_ignores_signals(self, arena: Arena) -> None:
-        code = """
-        import signal
-        for number in range(1, 65):
-            try: signal.signal(number, signal.SIG_IGN)
-            except (OSError, ValueError): pass
-        print("before", flush=True)
-        while True: pass
-        """
-        block = arena.python(code)
+        block = arena.python(f"{IGNORE_SIGNALS}print('before', flush=True)\nwhile True: pass")
         async with arena.open(wall_time=0.7) as executor:
             if executor.keeps_state:
                 pytest.skip("what ignores an interrupt costs the state; how long it takes is its own affair")
@@ -96,14 +66,21 @@ class VerdictTests(Suite):
 
     @pytest.mark.parametrize("how", MEMORY)
     async def test_memory(self, arena: Arena, how: str) -> None:
-        code = f"{PRELUDE}{MEMORY[how]}\ntime.sleep(30)\n"
-        result = await arena.attack(code, verdict="memory", memory="192M")
+        result = await arena.attack(filling(how), verdict="memory", memory="192M")
         assert result.stdout == "before\n"
+
+    @pytest.mark.parametrize("how", SHARED_MEMORY)
+    async def test_shared_memory_is_counted_or_refused(self, arena: Arena, how: str) -> None:
+        block = arena.python(filling(how))
+        async with arena.open("filesystem", "system calls", memory="192M") as executor:
+            result = await executor.run(block)
+            assert result.verdict in ("memory", "failed"), result
+            assert result.stdout == "before\n"
+            await arena.assert_usable(executor)
 
     @pytest.mark.parametrize("how", DISK)
     async def test_disk(self, arena: Arena, how: str) -> None:
-        code = f"{PRELUDE}{DISK[how]}\ntime.sleep(30)\n"
-        result = await arena.attack(code, verdict="disk", disk="16M")
+        result = await arena.attack(filling(how), verdict="disk", disk="16M", wall_time=25)
         assert result.stdout == "before\n"
 
     async def test_a_file_beyond_its_limit_is_disk(self, arena: Arena) -> None:

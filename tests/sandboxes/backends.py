@@ -8,6 +8,7 @@ import functools
 import glob
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import docker
 import psutil
 import pytest
 
-from sandboxes import Executor, Limits, open_executor
+from sandboxes import Executor, Limits, conformance, open_executor
 from sandboxes.docker.owners import KIND, PROCESS
 from sandboxes.docker.sandbox import DEFAULT_IMAGE
 from sandboxes.isolation import landlock
@@ -160,6 +161,15 @@ class Backend:
         """Return an executor that is not started yet."""
         return open_executor(spec or self.spec, limits=limits, workspace=workspace, **{**self.options, **options})
 
+    def for_kit(self, **about: Any) -> conformance.Backend:
+        """Return what the conformance kit is told of it, and what else is said."""
+        return conformance.Backend(
+            self.open,
+            name=self.name,
+            lose=lambda executor: os.kill(self.runner(executor), signal.SIGKILL),
+            **about,
+        )
+
 
 LOCAL = Backend("local", "local", "bubblewrap", lambda: shutil.which("bwrap") is not None, descendants)
 LANDLOCK = Backend(
@@ -188,6 +198,9 @@ JUPYTER_DOCKER = dataclasses.replace(
     engine="a Docker engine with the image agentexec/data",
     installed=functools.partial(image_installed, "agentexec/data"),
     keeps_state=True,
+)
+NONE = Backend(
+    "local-none", "local", "Python", lambda: True, descendants, options={"isolation": "none"}, namespaces=False
 )
 BACKENDS = (LOCAL, LANDLOCK, DOCKER)
 KERNELS = (JUPYTER, JUPYTER_DOCKER)

@@ -6,53 +6,38 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Sequence
 
 import pytest
 
-from sandboxes import CodeBlock, Executor, UnsafePath
+from sandboxes import CodeBlock, UnsafePath
+from sandboxes.conformance.programs import ODD_NAMES, PLANTED_MODULES, UNSAFE, WAYS_OUT, link, links_out
 from tests.sandboxes.hostile.arena import Arena
-
-
-async def assert_refused(executor: Executor, path: str) -> None:
-    with pytest.raises(UnsafePath):
-        await executor.get(path)
-    with pytest.raises(UnsafePath):
-        await executor.put(path, b"new")
-    with pytest.raises(UnsafePath):
-        await executor.run(CodeBlock("print('ran')", filename=path))
 
 
 @pytest.mark.parametrize("planted", ["by the block", "by the host"])
 async def test_symlink_in_the_workspace_never_leads_out(arena: Arena, planted: str) -> None:
-    targets = {
-        "file": arena.canaries.file,
-        "directory": arena.canaries.file.parent,
-        "etc": "/etc",
-        "up": "..",
-    }
-    links = {name: str(target) for name, target in targets.items()}
-    async with arena.executor() as executor:
+    links = links_out(arena.canaries)
+    async with arena.open() as executor:
         if planted == "by the host":
             for name, target in links.items():
                 (arena.workspace / name).symlink_to(target)
             code = ""
         else:
-            code = f"import os\nfor name, target in {links!r}.items(): os.symlink(target, name)"
+            code = link(links)
         code += "\nfor path in ('file', 'directory/canary.txt'):\n    try: print(open(path).read())\n    except OSError: pass"
         result = await arena.run(executor, code)
         assert (result.files, result.stdout) == ((), "")
-        for path in ("file", "directory/canary.txt", "directory/new", "etc/passwd", "up/new"):
-            await assert_refused(executor, path)
+        for path in WAYS_OUT:
+            await arena.assert_unsafe(executor, path)
         await arena.assert_usable(executor)
     arena.canaries.assert_untouched()
 
 
 async def test_dangling_symlink_is_not_written_through(arena: Arena) -> None:
-    async with arena.executor() as executor:
+    async with arena.open() as executor:
         await arena.run(executor, "import os; os.symlink('/tmp/new', 'link'); os.symlink('inside', 'link2')")
         for path in ("link", "link2"):
-            await assert_refused(executor, path)
+            await arena.assert_unsafe(executor, path)
         assert (await executor.run(CodeBlock("import os; print(os.listdir('.'))"))).ok
 
 
@@ -76,8 +61,8 @@ async def test_symlink_that_is_swapped_meanwhile_never_leads_out(arena: Arena) -
     """
     import asyncio
 
-    async with arena.executor() as executor, arena.backend.open(workspace=arena.workspace) as other:
-        swapper = asyncio.create_task(other.run(CodeBlock(arena.source(code))))
+    async with arena.open() as executor, arena.row.open(workspace=arena.workspace) as other:
+        swapper = asyncio.create_task(other.run(arena.python(code)))
         seen = set()
         while not swapper.done():
             for call in (executor.get("d/canary.txt"), executor.put("d/canary.txt", b"put")):
@@ -107,14 +92,14 @@ async def test_special_files_are_skipped_and_never_opened_blocking(arena: Arena)
     except OSError:
         pass
     """
-    async with arena.executor() as executor:
+    async with arena.open() as executor:
         result = await arena.run(executor, code)
         assert (result.stdout, result.files) == ("", ())
         if not (arena.workspace / "socket").exists():
             with socket.socket(socket.AF_UNIX) as planted:
                 planted.bind(str(arena.workspace / "socket"))
         for path in ("fifo", "socket"):
-            await assert_refused(executor, path)
+            await arena.assert_unsafe(executor, path)
         for path in ("one", "two"):
             with pytest.raises(UnsafePath):
                 await executor.get(path)
@@ -123,7 +108,7 @@ async def test_special_files_are_skipped_and_never_opened_blocking(arena: Arena)
 async def test_hard_link_to_a_file_outside_is_not_handed_out(arena: Arena) -> None:
     os.link(arena.canaries.file, arena.workspace / "link")
     try:
-        async with arena.backend.open(workspace=arena.workspace) as executor:
+        async with arena.row.open(workspace=arena.workspace) as executor:
             with pytest.raises(UnsafePath):
                 await executor.get("link")
             assert (await executor.run(CodeBlock("import os; os.utime('link')"))).files == ()
@@ -131,52 +116,32 @@ async def test_hard_link_to_a_file_outside_is_not_handed_out(arena: Arena) -> No
         os.unlink(arena.workspace / "link")
 
 
-NAMES = [
-    b"new\nline",
-    b"-rf",
-    b"--help",
-    b"a" * 255,
-    b"\xff\xfe",
-    b" ",
-    b"\x1b[2J",
-    "é\u202e".encode(),
-    b"$(x)",
-    b"'\"",
-]
-
-
 async def test_odd_names_are_listed_safely(arena: Arena) -> None:
-    code = f"for name in {NAMES!r}: open(name, 'w').write('x')"
-    async with arena.executor() as executor:
+    code = f"for name in {ODD_NAMES!r}: open(name, 'w').write('x')"
+    async with arena.open() as executor:
         result = await arena.run(executor, code)
-        assert len(result.files) == len(NAMES)
+        assert len(result.files) == len(ODD_NAMES)
         listed = {file.path for file in result.files}
-        assert listed == {name.decode("utf-8", "backslashreplace") for name in NAMES}
+        assert listed == {name.decode("utf-8", "backslashreplace") for name in ODD_NAMES}
         assert await executor.get("new\nline") == b"x"
         assert await executor.get("-rf") == b"x"
 
 
-UNSAFE = [
-    "../x", "a/../../x", "..", ".", "", " ", "/tmp/x", "/etc/passwd", "~/x", "~root/x", "a\0b", "a/", "a\\..\\..\\x",
-    "C:/x", "\ud800", "a" * 256, "/".join("a" * 200 for _ in range(25)), "./..", "a/./../..",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("path", UNSAFE, ids=[ascii(path)[:20] for path in UNSAFE])
-async def test_unsafe_path_is_refused_before_anything_is_written(arena: Arena, path: str) -> None:
-    async with arena.executor() as executor:
-        await assert_refused(executor, path)
+async def test_unsafe_path_is_refused_before_anything_is_written(arena: Arena) -> None:
+    async with arena.open() as executor:
+        for path in UNSAFE:
+            await arena.assert_unsafe(executor, path)
         await arena.assert_usable(executor)
     assert list(arena.workspace.iterdir()) == []
     assert sorted(os.listdir(arena.workspace.parent)) == ["outside", "workspace"]
 
 
 async def test_existing_directory_or_symlink_is_no_place_for_a_block(arena: Arena) -> None:
-    async with arena.executor() as executor:
+    async with arena.open() as executor:
         await arena.run(executor, "import os; os.mkdir('d'); os.symlink('d', 'l'); open('f', 'w').close()")
         for path in ("d", "l", "l/main.py", "f/main.py"):
             if path == "d" or path.startswith("l"):
-                await assert_refused(executor, path)
+                await arena.assert_unsafe(executor, path)
             with pytest.raises(UnsafePath):
                 await executor.run(CodeBlock("print('ran')", filename=path))
     assert sorted(os.listdir(arena.workspace)) == ["d", "f", "l"]
@@ -187,7 +152,7 @@ async def test_existing_directory_or_symlink_is_no_place_for_a_block(arena: Aren
     "comment", ["# ../../x", "# filename: ../../x", "#!/bin/sh /etc/passwd", "# /etc/cron.d/x", "# a plan"]
 )
 async def test_first_line_comment_is_a_comment(arena: Arena, comment: str) -> None:
-    async with arena.executor() as executor:
+    async with arena.open() as executor:
         assert (await executor.run(CodeBlock(f"{comment}\nprint(1)"))).stdout == "1\n"
     assert list(arena.workspace.iterdir()) == []
 
@@ -212,25 +177,16 @@ async def test_set_uid_bit_is_stripped(arena: Arena) -> None:
         assert not path.stat().st_mode & (stat.S_ISUID | stat.S_ISGID), path.name
 
 
-PLANTS: Sequence[tuple[str, str]] = [
-    (name, "raise SystemExit('planted')")
-    for name in (
-        "json.py", "os.py", "hashlib.py", "sitecustomize.py", "usercustomize.py", "_agentexec_runner.py", "signal.py",
-        "select.py", "struct.py", "traceback.py", "encodings/__init__.py", "shutil.py", "errno.py", "__main__.py",
-    )
-]  # fmt: skip
-
-
 async def test_planted_modules_never_reach_the_runner(arena: Arena) -> None:
-    async with arena.executor() as executor:
-        for path, content in PLANTS:
-            await executor.put(path, content.encode())
+    async with arena.open() as executor:
+        for path in PLANTED_MODULES:
+            await executor.put(path, b"raise SystemExit('planted')")
         result = await executor.run(CodeBlock("open('made', 'w').write('x')"))
         assert ([file.path for file in result.files], result.verdict) == (["made"], "ok")
         assert result.files[0].sha256 is not None
         await executor.restart()
         await arena.assert_usable(executor)
-    async with arena.executor() as executor:
+    async with arena.open() as executor:
         await arena.assert_usable(executor)
 
 
@@ -260,7 +216,7 @@ async def test_block_that_replaces_its_own_file_harms_nobody(arena: Arena) -> No
 
 
 async def test_emptied_workspace_goes_on(arena: Arena) -> None:
-    async with arena.executor() as executor:
+    async with arena.open() as executor:
         await executor.put("a/b", b"x")
         await arena.run(executor, "import os, shutil\nshutil.rmtree(os.getcwd(), ignore_errors=True)")
         await arena.run(executor, "import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')")
@@ -285,7 +241,7 @@ async def test_workspace_is_not_replaced(arena: Arena) -> None:
             pass
     """
     before = arena.workspace.stat().st_ino
-    async with arena.executor() as executor:
+    async with arena.open() as executor:
         assert (await arena.run(executor, code)).stdout == ""
         assert arena.workspace.stat(follow_symlinks=False).st_ino == before
         await executor.put("a", b"x")
@@ -293,7 +249,7 @@ async def test_workspace_is_not_replaced(arena: Arena) -> None:
 
 
 async def test_empty_tuple_or_comment_as_code_is_nothing_special(arena: Arena) -> None:
-    async with arena.executor() as executor:
+    async with arena.open() as executor:
         for code in ("", "()", "# only", "\ufeffprint(1)", "print(1)\r\nprint(2)\r\n"):
             assert (await executor.run(CodeBlock(code))).verdict == "ok"
         for code in ("a\0b", "\ud800"):

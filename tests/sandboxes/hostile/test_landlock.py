@@ -318,7 +318,7 @@ async def test_what_the_machine_shares_is_refused(arena: Arena, segment: int, ho
 
 async def test_filling_the_temporary_directory_is_disk(arena: Arena) -> None:
     code = "import tempfile\nwith open(tempfile.gettempdir() + '/a', 'wb', 0) as file:\n  while True: file.write(b'x' * (1 << 20))"
-    async with arena.executor(disk="16M", file_size="500M") as executor:
+    async with arena.open(disk="16M", file_size="500M") as executor:
         await executor.run(CodeBlock("pass"))
         result = await arena.run(executor, code, verdict="disk")
         assert "limit is 16 MiB" in result.message
@@ -330,7 +330,7 @@ async def test_filling_the_temporary_directory_is_disk(arena: Arena) -> None:
 
 async def test_temporary_directories_are_separate_and_removed(arena: Arena) -> None:
     code = "import os, tempfile; print(tempfile.gettempdir() == os.environ['HOME'], tempfile.gettempdir()); open(tempfile.gettempdir() + '/x', 'w')"
-    async with arena.executor() as executor, arena.backend.open(workspace=arena.workspace) as other:
+    async with arena.open() as executor, arena.row.open(workspace=arena.workspace) as other:
         printed = [(await each.run(CodeBlock(code))).stdout.split() for each in (executor, other)]
         assert [words[0] for words in printed] == ["True", "True"]
         mine, theirs = (words[1] for words in printed)
@@ -418,7 +418,7 @@ async def test_all_of_roots_capabilities_are_gone(arena: Arena) -> None:
 
 
 async def test_executor_tells_what_is_shared(arena: Arena) -> None:
-    async with arena.backend.open(Limits(network=True)) as executor:
+    async with arena.row.open(Limits(network=True)) as executor:
         assert executor.isolation.tier == "landlock"
         assert executor.isolation.mechanisms["network"] == "shared with this machine"
         assert "not hidden" in executor.isolation.mechanisms["filesystem"]

@@ -10,98 +10,17 @@ import time
 import pytest
 
 from sandboxes import CodeBlock, Limits
+from sandboxes.conformance.programs import DISK, MEMORY, PRELUDE, SHARED_MEMORY, filling
 from sandboxes.isolation.cgroups import usable_place
 from sandboxes.runner.files import remove_tree
 from tests.sandboxes.backends import DOCKER
 from tests.sandboxes.hostile.arena import Arena
 
-MEMORY = {
-    "bytearray": "held = [bytearray(b'x' * MIB) for _ in range(400)]",
-    "list that grows": "held = [0]\nwhile True: held += held",
-    "touched mmap": "m = mmap.mmap(-1, 400 * MIB, flags=mmap.MAP_PRIVATE)\nfor at in range(0, len(m), 4096): m[at] = 1",
-    "shared mmap": "m = mmap.mmap(-1, 400 * MIB)\nfor at in range(0, len(m), 4096): m[at] = 1",
-    "many children below the limit": """
-for _ in range(8):
-    if os.fork() == 0:
-        held = bytearray(b"x" * 40 * MIB)
-        time.sleep(30)
-time.sleep(30)
-""",
-    "vfork children": "held = bytearray(b'x' * 90 * MIB)\nfor _ in range(3): os.fork()\nheld[:] = b'y' * len(held)",
-    "shared memory": "fill('/dev/shm/a')",
-    "shared memory in many files": "for i in range(400): fill('/dev/shm/%d' % i, 1)",
-    "memfd": "file = os.memfd_create('a')\nwhile True: os.write(file, MIB * b'x')",
-    "memfd of an undumpable process": """
-ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
-for _ in range(8):
-    file = os.memfd_create("a")
-    for _ in range(60): os.write(file, MIB * b"x")
-""",
-    "memfd in a socket's queue": """
-a, b = socket.socketpair()
-for _ in range(8):
-    file = os.memfd_create("a")
-    for _ in range(60): os.write(file, MIB * b"x")
-    socket.send_fds(a, [b"x"], [file])
-    os.close(file)
-""",
-    "shared memory that is not mapped": """
-maps = []
-for _ in range(8):
-    maps.append(mmap.mmap(-1, 60 * MIB))
-    for at in range(0, len(maps[-1]), 4096): maps[-1][at] = 1
-    maps[-1].madvise(mmap.MADV_DONTNEED)
-""",
-    "memfd of a thread with descriptors of its own": """
-def hide():
-    for _ in range(8):
-        file = os.memfd_create("a")
-        for _ in range(60): os.write(file, MIB * b"x")
-    time.sleep(30)
-def close_range():
-    ctypes.CDLL(None).syscall(436, 1000, 2000, 2)
-    hide()
-threading.Thread(target=close_range).start()
-time.sleep(30)
-""",
-    "System V segments": """
-libc = ctypes.CDLL(None)
-libc.shmat.restype = ctypes.c_void_p
-for _ in range(8):
-    at = libc.shmat(libc.shmget(0, 60 * MIB, 0o1600), None, 0)
-    ctypes.memset(at, 1, 60 * MIB)
-    libc.shmdt(ctypes.c_void_p(at))
-""",
-    "process whose first thread has ended": """
-def hog():
-    time.sleep(0.1)
-    held = [bytearray(b"x" * MIB) for _ in range(400)]
-    time.sleep(30)
-threading.Thread(target=hog).start()
-ctypes.CDLL(None).syscall(60, 0)
-""",
-    "page tables": """
-m = mmap.mmap(-1, 1 << 38, flags=mmap.MAP_PRIVATE | 0x4000, prot=mmap.PROT_READ)
-m.madvise(15)
-for at in range(0, len(m), 2 << 20): m[at]
-""",
-}
-PRELUDE = """
-import ctypes, mmap, os, socket, tempfile, threading, time
-TMP = tempfile.gettempdir()
-MIB = 1 << 20
-def fill(path, most=400):
-    with open(path, "wb", 0) as file:
-        for _ in range(most): file.write(b"x" * MIB)
-print("before", flush=True)
-"""
 
-
-@pytest.mark.parametrize("how", MEMORY)
+@pytest.mark.parametrize("how", MEMORY | SHARED_MEMORY)
 async def test_memory_limit_holds_the_whole_tree(arena: Arena, how: str) -> None:
-    code = PRELUDE + MEMORY[how] + "\ntime.sleep(30)\n"
     started = time.monotonic()
-    result = await arena.attack(code, verdict="memory", memory="128M", file_size="500M", wall_time=8)
+    result = await arena.attack(filling(how), verdict="memory", memory="128M", file_size="500M", wall_time=8)
     assert time.monotonic() - started < 8
     assert result.stdout == "before\n"
     assert "limit is 128 MiB" in result.message
@@ -109,7 +28,7 @@ async def test_memory_limit_holds_the_whole_tree(arena: Arena, how: str) -> None
 
 async def test_memory_of_the_host_is_free_again(arena: Arena) -> None:
     code = PRELUDE + "fill('/dev/shm/a')"
-    async with arena.executor(memory="128M", file_size="500M") as executor:
+    async with arena.open(memory="128M", file_size="500M") as executor:
         for _ in range(3):
             await arena.run(executor, code, verdict="memory")
             result = await arena.run(executor, "import os; print(os.listdir('/dev/shm'))")
@@ -140,58 +59,23 @@ async def test_kernel_memory_that_nothing_counts_is_refused(arena: Arena, call: 
     assert (await arena.attack(f"import ctypes; print(ctypes.CDLL(None).{call})")).stdout == "-1\n"
 
 
-DISK = {
-    "one large file": "fill('a')",
-    "many files": "for i in range(400): fill('f%d' % i, 1)",
-    "small files": "for i in range(6000): open('f%d' % i, 'w').close()",
-    "directories": "for i in range(6000): os.mkdir('d%d' % i)",
-    "symlinks": "for i in range(6000): os.symlink('x', 'd%d' % i)",
-    "removed files that are open": """
-for i in range(20):
-    file = open("f", "wb", 0)
-    os.unlink("f")
-    for _ in range(20): file.write(b"x" * MIB)
-    os.dup(file.fileno())
-""",
-    "removed files that are mapped": """
-maps = []
-for i in range(20):
-    with open("f", "w+b", 0) as file:
-        os.unlink("f")
-        for _ in range(20): file.write(b"x" * MIB)
-        maps.append(mmap.mmap(file.fileno(), 20 * MIB))
-""",
-    "an undumpable process": """
-ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
-for i in range(20):
-    file = open("f", "wb", 0)
-    os.unlink("f")
-    for _ in range(20): file.write(b"x" * MIB)
-    os.dup(file.fileno())
-""",
-    "a directory nobody may read": "os.mkdir('d')\nos.chdir('d')\nos.chmod('.', 0o300)\nfill('a')",
-    "a workspace nobody may read": "file = open('a', 'wb')\nos.chmod('.', 0)\nwhile True: file.write(b'x' * MIB)",
-}
-
-
 @pytest.mark.parametrize("how", DISK)
 async def test_disk_limit_holds_the_workspace(arena: Arena, how: str) -> None:
-    code = PRELUDE + DISK[how] + "\ntime.sleep(30)\n"
-    result = await arena.attack(code, verdict="disk", disk="16M", file_size="500M", wall_time=25)
+    result = await arena.attack(filling(how), verdict="disk", disk="16M", file_size="500M", wall_time=25)
     assert result.stdout == "before\n"
     assert "limit is 16 MiB" in result.message
 
 
 @pytest.mark.parametrize("path", ["/tmp/a", "/var/tmp/a"])
 async def test_filling_a_temporary_directory_is_disk(arena: Arena, path: str) -> None:
-    async with arena.executor(memory="64M") as executor:
-        result = await executor.run(_block(arena, PRELUDE + f"fill({path!r})"))
+    async with arena.open(memory="64M") as executor:
+        result = await executor.run(arena.python(PRELUDE + f"fill({path!r})"))
         assert (result.verdict, result.stdout) == ("disk", "before\n")
-        assert (await executor.run(_block(arena, f"import os; os.remove({path!r}); print(1)"))).stdout == "1\n"
+        assert (await executor.run(arena.python(f"import os; os.remove({path!r}); print(1)"))).stdout == "1\n"
 
 
 async def test_full_temporary_directory_does_not_harm_the_next_block(arena: Arena) -> None:
-    async with arena.executor(memory="64M") as executor:
+    async with arena.open(memory="64M") as executor:
         await arena.run(executor, PRELUDE + "fill(TMP + '/a')", verdict="disk")
         # What fails next for a reason of its own is not blamed on the disk that was full before.
         await arena.run(executor, "raise ValueError", verdict="failed")
@@ -223,8 +107,8 @@ async def test_file_larger_than_the_limit_is_disk(arena: Arena) -> None:
 
 
 async def test_file_larger_than_the_limit_is_disk_in_a_shell_too(arena: Arena) -> None:
-    code = "echo before; head -c 20000000 /dev/zero > a"
-    result = await arena.attack(code, language="bash", verdict="disk", file_size="8M")
+    block = CodeBlock("echo before; head -c 20000000 /dev/zero > a", language="bash")
+    result = await arena.attack(block, verdict="disk", file_size="8M")
     assert result.stdout == "before\n"
 
 
@@ -275,9 +159,9 @@ async def test_throw_away_workspace_is_removed_whatever_is_in_it(arena: Arena) -
     for path in ("locked/inner/file", "locked/inner", "locked", "."):
         os.chmod(path, 0)
     """
-    executor = arena.backend.open(Limits())
+    executor = arena.row.open(Limits())
     async with executor:
-        assert (await executor.run(_block(arena, code))).verdict == "ok"
+        assert (await executor.run(arena.python(code))).verdict == "ok"
         workspace = getattr(getattr(executor, "sandbox", None), "workspace", None)
     assert workspace is None or not workspace.exists()
 
@@ -304,7 +188,7 @@ async def test_a_million_files_are_bounded_and_removed(arena: Arena) -> None:
             os.close(os.open("d%d/%d" % (i, j), os.O_CREAT))
     print("all")
     """
-    async with arena.executor(wall_time=40, disk="8G") as executor:
+    async with arena.open(wall_time=40, disk="8G") as executor:
         started = time.monotonic()
         result = await executor.run(CodeBlock(textwrap.dedent(code)))
         assert time.monotonic() - started < 40 + 3, result.message
@@ -333,22 +217,18 @@ async def test_open_descriptors_are_capped(arena: Arena) -> None:
 
 
 async def test_workspace_that_was_made_unusable_is_usable_again(arena: Arena) -> None:
-    async with arena.executor() as executor:
+    async with arena.open() as executor:
         for mode in (0, 0o111, 0o444, 0o555):
             await arena.run(executor, f"import os; os.chmod('.', {mode})")
     assert os.stat(arena.workspace).st_mode & 0o700 == 0o700
 
 
-def _block(arena: Arena, code: str) -> CodeBlock:
-    return CodeBlock(arena.source(code))
-
-
 async def test_locked_directories_do_not_end_the_runner(arena: Arena) -> None:
-    places = "('.', tempfile.gettempdir(), '/dev/shm')" if arena.backend.namespaces else "('.', tempfile.gettempdir())"
+    places = "('.', tempfile.gettempdir(), '/dev/shm')" if arena.row.namespaces else "('.', tempfile.gettempdir())"
     code = f"import os, tempfile\nfor at in {places}:\n  os.makedirs(at + '/ro/deep'); os.chmod(at + '/ro', 0o400)"
-    async with arena.executor(memory="128M", file_size="500M") as executor:
+    async with arena.open(memory="128M", file_size="500M") as executor:
         await arena.run(executor, code)
-        if arena.backend.namespaces:
+        if arena.row.namespaces:
             await arena.run(executor, PRELUDE + "fill('/dev/shm/a')", verdict="memory")
         await executor.reset()
         code = f"import os, tempfile; print(any(os.path.exists(at + '/ro') for at in {places}))"
@@ -356,7 +236,7 @@ async def test_locked_directories_do_not_end_the_runner(arena: Arena) -> None:
 
 
 async def test_meters_start_anew_after_a_reset(arena: Arena) -> None:
-    async with arena.executor(disk="16M", file_size="500M", memory="64M") as executor:
+    async with arena.open(disk="16M", file_size="500M", memory="64M") as executor:
         for _ in range(3):
             await arena.run(executor, PRELUDE + "fill('a', 20)\ntime.sleep(5)", verdict="disk")
             await executor.reset()
@@ -366,9 +246,9 @@ async def test_meters_start_anew_after_a_reset(arena: Arena) -> None:
 
 @pytest.mark.parametrize("how", ["socket buffers", "directories in memory", "directories in shared memory"])
 async def test_kernel_memory_of_a_container_is_the_blocks(arena: Arena, how: str) -> None:
-    if arena.backend is not DOCKER and usable_place() is None:
+    if arena.row is not DOCKER and usable_place() is None:
         pytest.skip("needs a memory control group")
-    if how.startswith("directories") and not arena.backend.namespaces:
+    if how.startswith("directories") and not arena.row.namespaces:
         pytest.skip("no directory in memory is writable")
     code = {
         "socket buffers": """
@@ -396,8 +276,8 @@ time.sleep(5)
         "directories in shared memory": "import os\nfor i in range(2000000): os.mkdir('/dev/shm/%d' % i)",
     }[how]
     # Containers have a bound on inodes besides, which is reached first.
-    verdict = "disk" if arena.backend.container and how == "directories in memory" else "memory"
-    async with arena.executor(memory="100M") as executor:
+    verdict = "disk" if arena.row.container and how == "directories in memory" else "memory"
+    async with arena.open(memory="100M") as executor:
         for _ in range(3):
             await arena.run(executor, code, verdict=verdict)
             # What it left in memory is gone, or the next one could not run.

@@ -54,13 +54,13 @@ async def test_files_that_programs_read_at_their_start_change_nothing(arena: Are
     print(subprocess.run(["bash", "-c", "echo shell"], capture_output=True).stdout)
     print(os.path.exists("planted"))
     """
-    async with arena.executor() as executor:
-        result = await executor.run(CodeBlock(arena.source(code)))
+    async with arena.open() as executor:
+        result = await executor.run(arena.python(code))
         assert result.verdict == "ok", result.stderr
         if restarted:
             await executor.restart()
         # json.py may shadow for a block that imports it, which this one does not.
-        result = await executor.run(CodeBlock(arena.source(check)))
+        result = await executor.run(arena.python(check))
         assert (result.verdict, result.stdout) == ("ok", "[] False False\nb'shell\\n'\nFalse\n"), result
         assert (await executor.run(CodeBlock("echo $0 | wc -l", language="sh"))).stdout == "1\n"
         await arena.assert_usable(executor)
@@ -86,7 +86,7 @@ async def test_poisoned_bytecode_of_the_library_is_not_possible(arena: Arena) ->
 
 async def test_two_runs_that_share_a_workspace_see_its_files_and_nothing_else(arena: Arena) -> None:
     plant = "import os\nopen('shared', 'w').write('one'); open('/tmp/mine' if os.access('/tmp', 2) else 'no', 'w')"
-    async with arena.executor() as one, arena.backend.open(workspace=arena.workspace) as two:
+    async with arena.open() as one, arena.row.open(workspace=arena.workspace) as two:
         await asyncio.gather(one.run(CodeBlock(plant)), two.run(CodeBlock("print(1)")))
         results = await asyncio.gather(
             *(each.run(CodeBlock(f"open('f{n}', 'w').write('x')")) for n, each in enumerate((one, two) * 5))
@@ -101,7 +101,7 @@ async def test_two_runs_that_share_a_workspace_see_its_files_and_nothing_else(ar
 async def test_five_megabytes_of_source_run(arena: Arena) -> None:
     code = "x = 1\n" + "# " + "y" * 98 + "\n"
     source = code * 50_000 + "print(x)\n"
-    async with arena.executor(wall_time=30) as executor:
+    async with arena.open(wall_time=30) as executor:
         result = await executor.run(CodeBlock(source))
         assert (result.verdict, result.stdout) == ("ok", "1\n"), result.message
         await arena.assert_usable(executor)
@@ -110,7 +110,7 @@ async def test_five_megabytes_of_source_run(arena: Arena) -> None:
 @pytest.mark.timeout(240)
 async def test_tree_10000_directories_deep_is_bounded_and_removed(arena: Arena) -> None:
     code = "import os\nfor _ in range(10_000):\n    os.mkdir('d')\n    os.chdir('d')\n"
-    async with arena.executor(wall_time=10) as executor:
+    async with arena.open(wall_time=10) as executor:
         result = await executor.run(CodeBlock(code))
         # Landlock walks up to the root in each step, and may not get to the end in time.
         assert result.verdict in ("ok", "timeout"), (result.message, result.stderr[-500:])

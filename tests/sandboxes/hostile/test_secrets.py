@@ -43,14 +43,14 @@ async def test_environment_holds_nothing_of_the_host(arena: Arena) -> None:
         "OPENBLAS_NUM_THREADS",
         "LC_CTYPE",
     }
-    allowed |= set() if arena.backend.namespaces else {"TMPDIR"}
-    assert names <= allowed | (image_environment() if arena.backend.container else set())
+    allowed |= set() if arena.row.namespaces else {"TMPDIR"}
+    assert names <= allowed | (image_environment() if arena.row.container else set())
     assert "1 environ" not in result.stdout.replace("1 environ b''", "")
 
 
 async def test_command_lines_do_not_show_the_configuration(arena: Arena) -> None:
     # Where the machine's processes are shown, theirs are their own affair; ours are the runner and the block.
-    which = "os.listdir('/proc')" if arena.backend.namespaces else "(str(os.getppid()), str(os.getpid()))"
+    which = "os.listdir('/proc')" if arena.row.namespaces else "(str(os.getppid()), str(os.getpid()))"
     code = f"import os\nfor p in {which}:\n  if p.isdigit(): print(open('/proc/%s/cmdline' % p, 'rb').read())"
     result = await arena.attack(code)
     for word in ("--ro-bind", "--bind", str(arena.workspace), "token", "limits"):
@@ -75,7 +75,7 @@ async def test_memory_of_the_block_holds_no_secret_of_the_host(arena: Arena) -> 
                     at = content.find(half, at + 1)
     print(found)
     """
-    async with arena.executor() as executor:
+    async with arena.open() as executor:
         # Not through `arena.run`, whose prelude is harmless but long.
         import textwrap
 
@@ -121,7 +121,7 @@ IMAGES_OWN = {
 
 
 async def test_containers_mount_nothing_of_the_host_but_the_workspace(arena: Arena) -> None:
-    if arena.backend is not DOCKER:
+    if arena.row is not DOCKER:
         pytest.skip("not a container")
     lines = (await arena.attack("print(open('/proc/self/mountinfo').read(), end='')")).stdout.splitlines()
     places = {line.split()[4] for line in lines if line.split(" - ")[1].split()[1].startswith("/dev/")}
@@ -131,7 +131,7 @@ async def test_containers_mount_nothing_of_the_host_but_the_workspace(arena: Are
 
 async def test_files_of_the_host_are_not_there(arena: Arena) -> None:
     home = Path.home()
-    image = IMAGES_OWN if arena.backend.container else set()
+    image = IMAGES_OWN if arena.row.container else set()
     paths = [str(home) if path == "~" else path for path in HIDDEN if path not in image]
     paths += [str(home / name) for name in (".ssh", ".aws", ".netrc", ".docker", ".config", ".bash_history")]
     paths += [str(arena.canaries.file), str(arena.canaries.file.parent), str(Path(__file__)), os.getcwd()]
@@ -161,7 +161,7 @@ async def test_other_runs_are_not_visible(arena: Arena, tmp_path: Path) -> None:
     other = tmp_path / "other run"
     other.mkdir()
     (other / "result.txt").write_text(arena.canaries.secret)
-    async with arena.executor() as executor, arena.backend.open(workspace=other) as neighbour:
+    async with arena.open() as executor, arena.row.open(workspace=other) as neighbour:
         await neighbour.run(CodeBlock("open('/tmp/mine', 'w').write('x'); open('/dev/shm/mine', 'w').write('x')"))
         code = f"""
         import os
@@ -186,10 +186,10 @@ async def test_no_descriptor_is_inherited(arena: Arena) -> None:
     secret = os.open(arena.canaries.file, os.O_RDONLY)
     try:
         os.set_inheritable(secret, True)
-        async with arena.executor() as executor:
+        async with arena.open() as executor:
             assert (await arena.run(executor, code)).stdout == "{} /dev/null\n"
             shell = "for n in 3 4 5 6 7 8 9 11 12; do readlink /proc/$$/fd/$n; done; true"
-            assert (await arena.run(executor, shell, language="sh")).stdout == ""
+            assert (await arena.run(executor, CodeBlock(shell, language="sh"))).stdout == ""
             # runc CVE-2024-21626: a working directory that is a descriptor of the host's.
             for number in range(3, 20):
                 result = await executor.run(CodeBlock(f"import os\nos.chdir('/proc/self/fd/{number}')"))
@@ -253,8 +253,8 @@ async def test_block_is_nobody_special(arena: Arena) -> None:
             print(line.split())
     """
     lines = (await arena.attack(code)).stdout.split("\n")
-    uid = 1000 if arena.backend.namespaces else os.geteuid()
-    if arena.backend.container:
+    uid = 1000 if arena.row.namespaces else os.geteuid()
+    if arena.row.container:
         uid = arena.workspace.stat().st_uid
     assert lines[0] == f"{uid} {uid} True"
     for capability in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
@@ -265,7 +265,7 @@ async def test_block_is_nobody_special(arena: Arena) -> None:
 
 async def test_workspace_configuration_is_never_read(arena: Arena) -> None:
     # CVE-2026-25725: a configuration file that is made inside and trusted later.
-    async with arena.executor() as executor:
+    async with arena.open() as executor:
         for name in ("agentexec.toml", ".env", "pyvenv.cfg", "sitecustomize.py", ".pth", "setup.cfg"):
             await executor.put(name, b"network = true\nhome = /x\nimport os\n")
         await executor.restart()

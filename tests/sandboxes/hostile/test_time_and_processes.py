@@ -7,16 +7,9 @@ import time
 
 import pytest
 
+from sandboxes import CodeBlock
+from sandboxes.conformance.programs import DAEMONS, IGNORE_SIGNALS, LEFT_RUNNING
 from tests.sandboxes.hostile.arena import KERNEL, Arena
-
-SIGNALS = """
-import os, signal
-for number in range(1, 65):
-    try:
-        signal.signal(number, signal.SIG_IGN)
-    except (OSError, ValueError):
-        pass
-"""
 
 
 async def test_busy_loop_uses_up_cpu_time(arena: Arena) -> None:
@@ -53,12 +46,13 @@ async def test_endless_block_times_out_with_partial_output(arena: Arena, code: s
 
 
 async def test_shell_sleeping_for_ever_times_out(arena: Arena) -> None:
-    result = await arena.attack("echo before; sleep 3600", language="bash", verdict="timeout", wall_time=0.5)
+    block = CodeBlock("echo before; sleep 3600", language="bash")
+    result = await arena.attack(block, verdict="timeout", wall_time=0.5)
     assert result.stdout == "before\n"
 
 
 async def test_ignored_signals_do_not_help(arena: Arena) -> None:
-    await arena.attack(SIGNALS + "while True: pass", verdict="timeout", wall_time=0.5)
+    await arena.attack(IGNORE_SIGNALS + "while True: pass", verdict="timeout", wall_time=0.5)
 
 
 @pytest.mark.parametrize("target", ["os.getpid()", "0"], ids=["itself", "its group"])
@@ -90,21 +84,22 @@ BOMBS = {
 @pytest.mark.parametrize("name", BOMBS)
 async def test_fork_bomb_is_capped(arena: Arena, name: str) -> None:
     language, code = BOMBS[name]
-    before = len(arena.backend.processes())
-    async with arena.executor(wall_time=1, processes=24) as executor:
+    before = len(arena.row.processes())
+    async with arena.open(wall_time=1, processes=24) as executor:
         most = 0
 
         def count(stream: str, data: bytes) -> None:
             nonlocal most
             if b"alive" not in data:  # what an interrupted kernel says on stderr is too much to look for each piece
                 return
-            most = max(most, len(arena.backend.processes()) - before)
+            most = max(most, len(arena.row.processes()) - before)
 
         # Where nothing but the runner's watcher caps processes, it ends the block.
         verdict = "failed" if "watcher" in executor.isolation.mechanisms["processes"] else "timeout"
+        block = CodeBlock(code, language=language)
         if language == "python":
-            code = "import threading\nprint('alive', flush=True)\n" + code
-        await arena.run(executor, code, language=language, verdict=verdict, on_output=count)
+            block = arena.python("import threading\nprint('alive', flush=True)\n" + code)
+        await arena.run(executor, block, verdict=verdict, on_output=count)
         assert most <= 24 + 4
         assert subprocess.run(["true"], timeout=10).returncode == 0
 
@@ -122,7 +117,7 @@ async def test_fork_fails_at_the_limit(arena: Arena) -> None:
         print(error.strerror)
     print(forked)
     """
-    async with arena.executor(processes=16) as executor:
+    async with arena.open(processes=16) as executor:
         if "watcher" in executor.isolation.mechanisms["processes"]:
             pytest.skip("the watcher caps processes by ending the block")
         result = await arena.run(executor, code)
@@ -144,7 +139,7 @@ async def test_thread_bomb_is_capped(arena: Arena) -> None:
     print(started, flush=True)
     os._exit(0)
     """
-    async with arena.executor(processes=16) as executor:
+    async with arena.open(processes=16) as executor:
         watched = "watcher" in executor.isolation.mechanisms["processes"]
         result = await arena.run(executor, code, verdict="failed" if watched else "ok")
         if not watched:
@@ -170,34 +165,15 @@ async def test_double_forked_daemon_dies_with_its_block(arena: Arena) -> None:
 
 
 async def test_child_in_another_process_group_dies_with_its_block(arena: Arena) -> None:
-    code = """
-    import subprocess
-    subprocess.Popen(["sh", "-c", "sleep 300; : " + HOST["tag"]], process_group=0, stdout=subprocess.DEVNULL)
-    """
-    await arena.attack(code)
+    await arena.attack(f"import subprocess\n{LEFT_RUNNING['other group']}")
 
 
 async def test_daemons_die_at_a_timeout(arena: Arena) -> None:
-    code = """
-    import os, time
-    for _ in range(5):
-        if os.fork() == 0:
-            os.setsid()
-            if os.fork() == 0:
-                os.execvp("sh", ["sh", "-c", "sleep 300; : " + HOST["tag"]])
-            os._exit(0)
-    time.sleep(60)
-    """
-    await arena.attack(code, verdict="timeout", wall_time=0.5)
+    await arena.attack(DAEMONS, verdict="timeout", wall_time=0.5)
 
 
 async def test_child_that_keeps_stdout_open_does_not_hold_the_block_up(arena: Arena) -> None:
-    code = """
-    import subprocess
-    print("before")
-    subprocess.Popen(["sh", "-c", "sleep 300; : " + HOST["tag"]])
-    """
-    result = await arena.attack(code, wall_time=8)
+    result = await arena.attack(f"import subprocess\nprint('before')\n{LEFT_RUNNING['child']}", wall_time=8)
     assert result.stdout == "before\n"
     assert result.duration < 4
 
@@ -265,7 +241,7 @@ async def test_deep_recursion_is_failed(arena: Arena) -> None:
         "import sys\nsys.setrecursionlimit(10**9)\nclass Deep:\n    __getattr__ = lambda s, n: getattr(s, n)\nDeep().a"
     )
     arena.canaries.assert_untouched()
-    async with arena.executor() as executor:
+    async with arena.open() as executor:
         await arena.run(executor, overflow, verdict="failed")
 
 
@@ -385,13 +361,13 @@ async def test_stdin_is_at_its_end(arena: Arena) -> None:
         print("EOF")
     """
     assert (await arena.attack(code)).stdout == "'' b''\nEOF\n"
-    async with arena.executor() as executor:
-        assert (await arena.run(executor, "cat; echo $?", language="sh")).stdout == "0\n"
+    async with arena.open() as executor:
+        assert (await arena.run(executor, CodeBlock("cat; echo $?", language="sh"))).stdout == "0\n"
 
 
 async def test_raising_its_own_limits_is_refused(arena: Arena) -> None:
     # CPU time is limited by the cell: a kernel as a whole has no limit of it, so only the runner counts there.
-    names = ("RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_CORE", *(() if arena.backend.keeps_state else ("RLIMIT_CPU",)))
+    names = ("RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_CORE", *(() if arena.row.keeps_state else ("RLIMIT_CPU",)))
     code = f"""
     import resource
     for name in {names}:
@@ -441,5 +417,5 @@ async def test_held_vfork_is_ended(arena: Arena) -> None:
     os.waitpid(os.posix_spawn("/bin/true", ["true"], {}, file_actions=[action]), 0)
     print("done")
     """
-    memory = (100 << 20) + (KERNEL if arena.backend.keeps_state else 0)
+    memory = (100 << 20) + (KERNEL if arena.row.keeps_state else 0)
     assert (await arena.attack(code, memory=memory)).stdout == "done\n"
