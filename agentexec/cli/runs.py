@@ -58,15 +58,16 @@ def runs_command(
         fail_store(error)
     if json:
         return _write(jsons.dumps([run.as_json() for run in found]))
-    return _write("\n".join(_line(run) for run in found)) if found else 0
+    width = shutil.get_terminal_size((120, 24)).columns
+    return _write("\n".join(_line(run, width) for run in found)) if found else 0
 
 
-def _line(run: RunSummary) -> str:
+def _line(run: RunSummary, width: int) -> str:
     """Return one line of the list: id, state, turns, cost, task."""
     cost = "-" if run.cost is None else f"${run.cost:.2f}"
     head = f"{run.run_id}  {run.status:<14} {run.turns:>4}  {cost:>7}  "
     task = _origin(run) + (" ".join(run.task.split()) or "-")
-    room = max(20, shutil.get_terminal_size((120, 24)).columns - len(head))
+    room = max(20, width - len(head))
     # Ids and states are ours; a task may hold anything.
     shown = visible(task, keep="")
     return head + (shown if len(shown) <= room else f"{shown[: room - 1]}…")

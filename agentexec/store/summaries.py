@@ -109,5 +109,5 @@ def _summary(row: tuple[Any, ...], locks: Path, lockable: Container[str]) -> Run
         cost=None if cost is None else Decimal(cost),
         parent=parent,
         base=base,
-        settings=json.loads(settings),
+        settings={} if settings == "{}" else json.loads(settings),
     )

@@ -103,7 +103,7 @@ def test_file_inside_the_workspace_is_not_read(directory: Path, workspace: str) 
         ("timeout = []", r"agentexec\.toml: timeout cannot be \[\]: write a number of seconds, such as 2\.5"),
         ("sandbox = 3", r"agentexec\.toml: sandbox cannot be 3: write text in quotes, such as \"local\""),
         ("timeout = -1", r"agentexec\.toml: timeout cannot be -1: input should be greater than 0"),
-        ("modle = 'x'", r"agentexec\.toml sets 'modle', which is no setting \(did you mean 'model'\?\); it may set .*model"),
+        ("modle = 'x'", r"'modle', which is no setting \(did you mean 'model'\?\); it may set .*model"),
         ("memory = 'much'", r"agentexec\.toml: memory cannot be 'much': not a size"),
         ("approve = 'maybe'", "'never', 'always' or 'risky'"),
         ("max_turns = 0", "greater than 0"),
