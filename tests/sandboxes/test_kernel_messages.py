@@ -250,3 +250,27 @@ async def test_name_that_is_no_socket_or_a_link_is_not_connected_to(tmp_path: Pa
                 await Client(b"key").connect(directory, "k", time.monotonic() + 5, control=False)
             path.unlink()
         os.close(directory)
+
+
+TORN = """
+import ctypes, os, random, signal, threading, time
+def die():
+    time.sleep({delay})
+    say({torn!r})
+    os.kill(os.getpid(), {number})
+threading.Thread(target=die).start()
+from IPython.display import display
+while True:
+    print('x' * 1000); display('y' * 10_000)
+"""
+
+
+async def test_kernel_that_dies_at_any_moment_in_the_middle_of_a_message_is_replaced(kernel: Executor) -> None:
+    dice = random.Random(2026)
+    for number in (9, 6, 11, 9, 6, 11):
+        torn = frame(MORE, b"<IDS|MSG>")[: dice.randrange(12)]
+        code = TORN.format(delay=dice.random() / 20, torn=torn, number=number)
+        result = await kernel.run(CodeBlock(f"{RAW}\n{code}"))
+        assert (result.verdict, "its state is lost" in result.message) == ("failed", True), result
+        assert result.signal == number or "its messages cannot be read" in result.message
+        assert await usable(kernel)
