@@ -47,6 +47,7 @@ class Parts:
         code_mode: How coders send code.
         context: How conversations are kept within the models' windows.
         models: Further models, by name; closed with the run.
+        make: Makes those.
     """
 
     speakers: Mapping[Role, Model]
@@ -58,13 +59,14 @@ class Parts:
     code_mode: CodeMode = "fences"
     context: Context | None = None
     models: dict[str, Model] = field(default_factory=dict)
+    make: Callable[[str], Model] = make_model
 
     def model(self, name: str | None = None, role: Role = "coder") -> Model:
         """Return a model by name, made at first use; for None the run's for a role."""
         if name is None:
             return self.speakers[role]
         if name not in self.models:
-            self.models[name] = make_model(name)
+            self.models[name] = self.make(name)
         return self.models[name]
 
     def agent(

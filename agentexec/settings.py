@@ -26,7 +26,7 @@ from sandboxes.types import Seconds, Size
 
 FILE_NAME = "agentexec.toml"
 ENV_PREFIX = "AGENTEXEC_"
-FILE_MAY_NOT_SET = frozenset({"api_key", "base_url", "isolation", "network", "store"})
+FILE_MAY_NOT_SET = frozenset({"api_key", "base_url", "cache", "isolation", "network", "store"})
 _HOW_TO_WRITE = {
     "bool": "write true or false",
     "int": "write a whole number, such as 20",
@@ -39,6 +39,7 @@ _OPENAI_ENV = {"api_key": "OPENAI_API_KEY", "base_url": "OPENAI_BASE_URL"}
 _file_values: ContextVar[Mapping[str, Any]] = ContextVar("file_values")
 
 Count = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -49,6 +50,11 @@ class Settings(BaseSettings):
         planner_model: Model of the planner, if another than `model`; likewise the next two.
         coder_model: Model of the coder.
         reviewer_model: Model of the reviewer.
+        fallback_model: Model to ask where one fails.
+        model_retries: How often a failed call of a model is tried again.
+        requests_per_minute: To all models of a run together; None does not limit them.
+        tokens_per_minute: Likewise, input and output.
+        cache: Directory in which answers of models are kept, so that nothing is asked twice.
         code_mode: How the coder's model sends code: `fences`, or `tools`.
         context_window: Tokens of a model's request and reply together; None takes what the price list says.
         base_url: Server of the model (`OPENAI_BASE_URL`).
@@ -88,6 +94,11 @@ class Settings(BaseSettings):
     planner_model: str | None = None
     coder_model: str | None = None
     reviewer_model: str | None = None
+    fallback_model: str | None = None
+    model_retries: Annotated[int, Field(ge=0, le=100)] = 4
+    requests_per_minute: Rate | None = None
+    tokens_per_minute: Rate | None = None
+    cache: str | None = None
     code_mode: Literal["fences", "tools"] = "fences"
     context_window: Count | None = None
     base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
@@ -238,8 +249,8 @@ def read_file(directory: Path, workspace: Path | None = None) -> dict[str, Any]:
     for name in FILE_MAY_NOT_SET & values.keys():
         instead = _variable(name)
         raise SettingsError(
-            f"{path} may not set {name!r}, since a file found in a directory could send your key elsewhere "
-            f"or weaken the sandbox; set {instead}, or use the flag"
+            f"{path} may not set {name!r}, since a file found in a directory could send your key or your "
+            f"data elsewhere or weaken the sandbox; set {instead}, or use the flag"
         )
     return values
 

@@ -18,6 +18,7 @@ from agentexec.cli.output import CannotWrite, say, write_stdout
 from agentexec.cli.runs import fail_store
 from agentexec.cli.signals import INTERRUPTED, interrupts
 from agentexec.cli.solve import Request, check_task, kept_settings, read_files
+from agentexec.cli.teams import read_team_file, team_maker
 from agentexec.cli.tracing import tracing
 from agentexec.context import Context
 from agentexec.errors import SettingsError, SnapshotError, StoreError
@@ -61,11 +62,14 @@ def best_command(request: Request, flags: Mapping[str, Any], contest: Contest) -
     """Solve a task several times, keep the best, and return the exit status of the command."""
     try:
         settings = load_settings(flags, workspace=request.workspace)
+        read_team_file(settings.team, request.workspace)
     except SettingsError as error:
         fail(str(error), USAGE)
     check_task(request.task)
     if settings.review_plan or settings.approve != "never":
         fail("--best-of asks nobody: leave out --approve and --review-plan", USAGE)
+    if settings.cache is not None:
+        fail("--cache would give all candidates the same answers: leave it out with --best-of", USAGE)
     if request.record is not None:
         fail("--record records one run, and --best-of makes several", USAGE)
     inputs = read_files(request.files)
@@ -151,6 +155,7 @@ class _Job:
             plan=settings.plan,
             review=settings.review,
             code_mode=settings.code_mode,
+            team=team_maker(settings.team, self._workspace, self._model.make),
             context=Context(window=settings.context_window),
             on_event=_tell,
             **self._options,

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from sandboxes.types import CodeBlock, Result, Stream
 _ONE_KERNEL = ("jupyter", "jupyter+docker")
 
 
-def notebook_command(file: str, flags: dict[str, Any], workspace: Path | None, *, json: bool) -> int:
+def notebook_command(file: str, flags: Mapping[str, Any], workspace: Path | None, *, json: bool) -> int:
     """Run a notebook and return the exit status of the command.
 
     Args:

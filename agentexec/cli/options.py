@@ -1,4 +1,4 @@
-"""The options that `run` and `solve` share, and how limits are read from them."""
+"""Options that several commands have, exit statuses, and where blocks run as flags and settings say."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from agentexec.cli.completing import complete_sandboxes
 from agentexec.cli.output import say
 
 # Pydantic, asyncio and the sandboxes are imported by what needs them: commands that only read the store do not.
@@ -42,52 +41,7 @@ LIMIT_FIELDS: Mapping[str, str] = {
 }
 """Setting and flag (with dashes) to field of `Limits`."""
 
-Sandbox = Annotated[
-    str | None,
-    typer.Option(
-        "-s",
-        "--sandbox",
-        metavar="SPEC",
-        help="Where code runs: local, docker, docker:IMAGE, …",
-        autocompletion=complete_sandboxes,
-    ),
-]
-Timeout = Annotated[float | None, typer.Option("--timeout", metavar="S", help="Wall-clock seconds of a block [60].")]
-CpuTime = Annotated[float | None, typer.Option("--cpu-time", metavar="S", help="CPU seconds of a block.")]
-Memory = Annotated[str | None, typer.Option("--memory", metavar="SIZE", help="Memory of a block, e.g. 512M [1G].")]
-Processes = Annotated[
-    int | None, typer.Option("--processes", metavar="N", help="Processes and threads of a block [128].")
-]
-Disk = Annotated[str | None, typer.Option("--disk", metavar="SIZE", help="What the workspace may hold [1G].")]
-FileSize = Annotated[str | None, typer.Option("--file-size", metavar="SIZE", help="Size of any one file [256M].")]
-OpenFiles = Annotated[int | None, typer.Option("--open-files", metavar="N", help="Open files of a process [1024].")]
-Output = Annotated[
-    str | None,
-    typer.Option("--output", metavar="SIZE", help="What is kept of stdout and of stderr [1M]."),
-]
-Network = Annotated[
-    Literal["off", "on"] | None, typer.Option("--network", help="Whether code reaches a network [off].")
-]
 Workspace = Annotated[str | None, typer.Option("--workspace", metavar="DIR", help="Directory that code works in.")]
-IsolationTier = Annotated[
-    Literal["auto", "bwrap", "landlock", "none"] | None,
-    typer.Option("--isolation", help="Isolation of the local sandbox [auto]; 'none' is unsafe."),
-]
-PlannerModel = Annotated[
-    str | None, typer.Option("--planner-model", metavar="MODEL", help="Model of the planner [--model].")
-]
-CoderModel = Annotated[str | None, typer.Option("--coder-model", metavar="MODEL", help="Model of the coder [--model].")]
-ReviewerModel = Annotated[
-    str | None, typer.Option("--reviewer-model", metavar="MODEL", help="Model of the reviewer [--model].")
-]
-CodeMode = Annotated[
-    Literal["fences", "tools"] | None,
-    typer.Option("--code-mode", help="How the coder's model sends code: in Markdown, or by tool calls [fences]."),
-]
-ContextWindow = Annotated[
-    int | None,
-    typer.Option("--context-window", metavar="N", help="Tokens of the models' windows [by the price list]."),
-]
 StoreDirectory = Annotated[
     str | None,
     typer.Option("--store", metavar="DIR", help="Where runs are kept [AGENTEXEC_STORE, or your data directory]."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ _STATUS = {
 
 
 def run_command(
-    file: str | None, language: str | None, flags: dict[str, Any], workspace: Path | None, *, json: bool
+    file: str | None, language: str | None, flags: Mapping[str, Any], workspace: Path | None, *, json: bool
 ) -> int:
     """Run a program file and return the exit status of the command.
 

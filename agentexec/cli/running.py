@@ -16,7 +16,7 @@ from agentexec.cli.models import Role, Speakers
 from agentexec.cli.options import SANDBOX_FAILED, STORE_FAILED, USAGE, WAITING, Place, fail, make_executor
 from agentexec.cli.output import CannotWrite, abandon_stderr, say, write_stdout
 from agentexec.cli.signals import INTERRUPTED, interrupts
-from agentexec.cli.teams import read_team_file
+from agentexec.cli.teams import check_outside, team_maker
 from agentexec.cli.tracing import tracing
 from agentexec.cli.view import View, make_view
 from agentexec.context import Context
@@ -124,6 +124,7 @@ class _Run:
 
     async def _solve(self, inputs: Mapping[str, bytes]) -> SolveResult:
         job, settings, place = self._job, self._job.settings, self._job.place
+        check_outside("--cache", settings.cache, job.workspace)
         options: dict[str, Any] = {"max_turns": settings.max_turns} if settings.max_turns else {}
         async with contextlib.AsyncExitStack() as stack:
             if place.isolation is None:
@@ -138,7 +139,7 @@ class _Run:
                 code_mode=settings.code_mode,
                 context=Context(window=settings.context_window),
                 files=inputs,
-                team=read_team_file(settings.team, job.workspace),
+                team=team_maker(settings.team, job.workspace, job.model.make),
                 plan=settings.plan,
                 review=settings.review,
                 review_plan=settings.review_plan,

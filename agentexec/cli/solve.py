@@ -124,7 +124,9 @@ def make_workspace(store: Store, run_id: str) -> Path:
 def kept_settings(settings: Settings, files: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return what is kept with a run so that it can go on in another process, from any directory."""
     values = settings.model_dump(mode="json", exclude_none=True, exclude=set(NOT_KEPT))
-    for name in ("model", "planner_model", "coder_model", "reviewer_model"):
+    if settings.cache is not None:
+        values["cache"] = str(Path(settings.cache).absolute())
+    for name in ("model", "planner_model", "coder_model", "reviewer_model", "fallback_model"):
         if (model := values.get(name, "")).startswith(REPLAY_PREFIX):
             values[name] = REPLAY_PREFIX + str(Path(model.removeprefix(REPLAY_PREFIX)).absolute())
     if "answer_timeout" not in settings.model_fields_set:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from agentexec.cli import app
+from agentexec.cli import flags as f
 from agentexec.cli import options as o
 
 Always = Annotated[bool, typer.Option("--always", help="Also for further blocks of this kind in this run.")]
@@ -12,7 +13,7 @@ Always = Annotated[bool, typer.Option("--always", help="Also for further blocks 
 
 @app.command()
 def runs(
-    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="Only runs whose task or id has it.")] = None,
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="Only runs whose task or id has it.")] = None,
     status: Annotated[
         Literal["running", "waiting", "interrupted", "solved", "not_solved", "model_failed", "sandbox_failed"] | None,
         typer.Option("--status", help="Only runs in this state."),
@@ -51,28 +52,11 @@ def replay(
 
 
 @app.command()
+@f.takes(f.MODEL, f.SANDBOX, f.BOUNDS, f.HUMAN, f.MODELS, f.LIMITS)
 def resume(
     run: o.RunId,
-    model: Annotated[str | None, typer.Option("-m", "--model", metavar="MODEL", help="Another model.")] = None,
-    sandbox: o.Sandbox = None,
-    timeout: o.Timeout = None,
-    cpu_time: o.CpuTime = None,
-    memory: o.Memory = None,
-    processes: o.Processes = None,
-    disk: o.Disk = None,
-    file_size: o.FileSize = None,
-    open_files: o.OpenFiles = None,
-    output: o.Output = None,
-    network: o.Network = None,
-    isolation: o.IsolationTier = None,
     workspace: o.Workspace = None,
-    max_turns: Annotated[int | None, typer.Option("--max-turns", metavar="N", help="Turns in all.")] = None,
-    max_tokens: Annotated[int | None, typer.Option("--max-tokens", metavar="N", help="Tokens in all.")] = None,
-    max_cost: Annotated[str | None, typer.Option("--max-cost", metavar="USD", help="Cost in all.")] = None,
-    deadline: Annotated[float | None, typer.Option("--deadline", metavar="S", help="Seconds in all.")] = None,
-    approve: Annotated[
-        Literal["never", "always", "risky"] | None, typer.Option("--approve", help="Before which blocks you are asked.")
-    ] = None,
+    flags: f.Flags = {},  # noqa: B006 - a mapping that nobody writes to
     prompt: Annotated[
         list[str] | None,
         typer.Option("--prompt", metavar="AGENT=FILE", help="Another system prompt, e.g. coder=FILE; repeatable."),
@@ -80,32 +64,13 @@ def resume(
     store: o.StoreDirectory = None,
     json: o.Json = False,
 ) -> None:
-    """Go on with a run, as it was set up; options change that from here on.
+    """Go on with a run where it ended.
 
-    What counted so far counts: turns, tokens, cost, and the time in which it ran. Output and status are as those of
-    'agentexec solve'.
+    It is set up as it was; options change that from here on. What counted so far counts: turns, tokens, cost, and the
+    time in which it ran. Output and status are as those of 'agentexec solve'.
     """
     from agentexec.cli.resume import resume_command
 
-    flags = {
-        "model": model,
-        "sandbox": sandbox,
-        "timeout": timeout,
-        "cpu_time": cpu_time,
-        "memory": memory,
-        "processes": processes,
-        "disk": disk,
-        "file_size": file_size,
-        "open_files": open_files,
-        "output": output,
-        "network": network,
-        "isolation": isolation,
-        "max_turns": max_turns,
-        "max_tokens": max_tokens,
-        "max_cost": max_cost,
-        "deadline": deadline,
-        "approve": approve,
-    }
     directory = o.workspace_directory(workspace)
     raise typer.Exit(resume_command(store, run, flags, workspace=directory, prompts=prompt or (), json=json))
 
@@ -131,7 +96,8 @@ def branch(
 def approve(
     run: o.RunId,
     edit: Annotated[
-        str | None, typer.Option("--edit", metavar="FILE|-", help="Go on with this text in place of what was asked.")
+        str | None,
+        typer.Option("--edit", metavar="FILE|-", help="Go on with this file's text instead; - is stdin."),
     ] = None,
     always: Always = False,
     store: o.StoreDirectory = None,
@@ -163,7 +129,10 @@ def reply(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say.")],
     store: o.StoreDirectory = None,
 ) -> None:
-    """Say something to a run that waits: what it asks for, or what stands for a block's result."""
+    """Say something to a run that waits.
+
+    That is what it asks for, or what stands for a block's result.
+    """
     from agentexec.cli.resume import reply_command
 
     raise typer.Exit(reply_command(store, run, text))
@@ -192,7 +161,7 @@ def export(
 @app.command()
 def diff(
     run: o.RunId,
-    other: Annotated[str, typer.Argument(metavar="RUN", help="The other.")],
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="The run to compare it with.")],
     store: o.StoreDirectory = None,
 ) -> None:
     """Show how two runs differ. Status 0: not at all; 1: they do."""
@@ -203,10 +172,13 @@ def diff(
 
 @app.command()
 def rm(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs, as above.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Ids, their beginnings or their ends.")],
     store: o.StoreDirectory = None,
 ) -> None:
-    """Remove runs, with their events and the workspaces that were made for them."""
+    """Remove runs, with all that is kept of them.
+
+    Those are their events, and workspaces that were made for them; what you named with --workspace stays.
+    """
     from agentexec.cli.runs import rm_command
 
     raise typer.Exit(rm_command(store, runs))

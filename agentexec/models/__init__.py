@@ -94,6 +94,7 @@ def make_model(
     base_url: str | None = None,
     api_key: str | None = None,
     timeout: float = 300.0,
+    retries: Retries | None = None,
     images: Images = "auto",
     context_window: int | None = None,
 ) -> Model:
@@ -105,6 +106,7 @@ def make_model(
         base_url: The server's address, usually ending in `/v1`; None takes `OPENAI_BASE_URL`, then OpenAI's.
         api_key: None takes `OPENAI_API_KEY`.
         timeout: Seconds a server may stay silent.
+        retries: How often and how soon a failed call is tried again.
         images: Whether a server is sent pictures: `auto` does so until it refuses, `off` never.
         context_window: Tokens of a request and its reply; None takes what the price list says.
 
@@ -124,6 +126,7 @@ def make_model(
         base_url=base_url,
         api_key=api_key,
         timeout=timeout,
+        retries=retries,
         images=images,
         api=api,
         context_window=context_window,

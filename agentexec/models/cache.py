@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -31,6 +32,8 @@ from agentexec.models.base import (
 _log = logging.getLogger(__name__)
 _FORMAT = 1
 _SUFFIX = ".json"
+_OURS = re.compile(r"[0-9a-f]{64}(?:\.json|\.[0-9a-f]{8}\.tmp)")
+# The user may have named a directory with files of their own, and those never go.
 
 
 class _Entry(BaseModel):
@@ -128,7 +131,7 @@ class CachingModel(ModelWrapper):
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)
-                    if entry.name.endswith((_SUFFIX, ".tmp")) and entry.is_file(follow_symlinks=False):
+                    if _OURS.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                         files.append((status.st_mtime, status.st_size, entry.path))
         self._size = sum(size for _, size, _ in files)
         # Somewhat below the bound, so that not every answer from here on counts again.

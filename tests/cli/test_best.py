@@ -127,3 +127,18 @@ def test_ctrl_c_removes_all_candidates(cli: Cli, server: OpenAIServer) -> None:
     assert process.returncode == 130
     assert b"interrupted" in errors
     assert os.listdir(cli.env["TMPDIR"]) == []
+
+
+def test_kept_answers_would_make_all_alike(cli: Cli, task: tuple[str, ...]) -> None:
+    done = cli(*task, "--best-of", "2", "--check", "true", "--cache", "answers")
+    assert done.returncode == 2
+    assert "--cache" in done.stderr
+
+
+def test_a_team_of_ones_own_competes(cli: Cli, task: tuple[str, ...], server: OpenAIServer) -> None:
+    agents = "".join(f'[[agents]]\nname = "{name}"\n' for name in ("coder", "executor"))
+    cli.write("team.toml", f'pattern = "solve"\n{agents}[stop]\nmax_turns = 7\n')
+    done = cli(*task, "--team", "team.toml", "--best-of", "2", "--check", "test -f answer")
+    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+    cli.write("team.toml", "pattern = 1")
+    assert cli(*task, "--team", "team.toml", "--best-of", "2", "--check", "true").returncode == 2

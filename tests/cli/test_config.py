@@ -141,3 +141,12 @@ def test_a_command_that_completes_nothing_does_not_load_what_completes(cli: Cli)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
     assert done.stdout.split()[0] == "False"
     assert "agentexec.store" not in done.stdout
+
+
+def test_help_of_every_command_fits_a_terminal_and_its_summary_is_whole(cli: Cli) -> None:
+    shown = cli("--help", env={"COLUMNS": "80"}).stdout
+    commands = re.findall(r"^  ([a-z]+) {2,}(.*)$", shown.partition("Commands:")[2], re.MULTILINE)
+    assert [name for name, _ in commands][:3] == ["run", "solve", "runs"]
+    for name, summary in commands:
+        assert summary.endswith("."), name
+        assert not summary.endswith("..."), name

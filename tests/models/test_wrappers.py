@@ -257,6 +257,16 @@ class TestCaching:
         await model.complete(asked[0])
         assert model.hits == 1
 
+    async def test_files_of_others_in_the_directory_stay(self, tmp_path: Path) -> None:
+        for name in ("mine.json", "mine.tmp", "0" * 64 + ".txt"):
+            (tmp_path / name).write_text("x" * 50_000)
+        model = CachingModel(Script("x" * 1000), tmp_path, max_bytes=2_000)
+        for number in range(5):
+            await model.complete([HELLO[0], ChatMessage("user", str(number))])
+        files = sorted(path.name for path in tmp_path.iterdir())
+        assert {"mine.json", "mine.tmp", "0" * 64 + ".txt"} < set(files)
+        assert len(files) == 4
+
     async def test_files_are_for_their_owner_and_nothing_half_written_is_left(self, tmp_path: Path) -> None:
         directory = tmp_path / "deep" / "cache"
         await CachingModel(Script("yes"), directory).complete(HELLO)
