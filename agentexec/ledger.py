@@ -32,6 +32,9 @@ STUCK = (
 )
 REPLANNED = "# New plan"
 
+MANAGER = "manager"
+"""What the manager is called, unless told."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
@@ -111,7 +114,7 @@ class LedgerStall(StopCondition[int]):
     """Reached after `limit` entries of the manager's ledger in a row without progress. Reason `stall`."""
 
     limit: int
-    manager: str = "manager"
+    manager: str = MANAGER
     start: ClassVar[int] = 0
     hears: ClassVar[Kinds] = (MessageAdded,)
 
@@ -147,7 +150,7 @@ class Manager:
         *,
         stalls: int = 3,
         prompt: str | None = None,
-        name: str = "manager",
+        name: str = MANAGER,
     ) -> None:
         self.name, self._names, self._stalls = name, [*by_name(agents)], stalls
         system = filled(prompt or load_prompt("manager"), name=name, agents=described(agents))
@@ -189,7 +192,7 @@ def managed(
     replans: int = 2,
     stop: AnyStop | None = None,
     prompt: str | None = None,
-    name: str = "manager",
+    name: str = MANAGER,
 ) -> Team:
     """Return a team that is led by a manager with a ledger.
 

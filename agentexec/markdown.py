@@ -183,7 +183,7 @@ def _flat_fences(text: str) -> list[_Found] | None:
         if _NESTED.search(text, at, opening.start()):
             return None
         mark, begin = opening[1] or opening[3], opening.end() + 1
-        closing = re.compile(rf"^ {{0,3}}{mark}{mark[0]}*[ \t]*$", re.MULTILINE).search(text, begin)
+        closing = re.compile(rf"^ {{0,3}}{mark[0]}{{{len(mark)},}}[ \t]*$", re.MULTILINE).search(text, begin)
         end = len(text) if closing is None else closing.start()
         first = line + text.count("\n", at, begin) - 1
         line = first + 1 + text.count("\n", begin, end) + (closing is not None)
@@ -292,8 +292,13 @@ _HANDOFF = re.compile(r"^[ *_`#>-]*HANDOFF:[ *_`]*([\w-]+)", re.MULTILINE)
 
 
 def handed_to(text: str) -> str | None:
-    """Return the name in the last line `HANDOFF: name`, or None."""
-    names = _HANDOFF.findall(text)
+    """Return the name in the last line `HANDOFF: name` outside of fences and thoughts, or None."""
+    if "HANDOFF:" not in text:
+        return None
+    lines = without_thoughts(text).split("\n")
+    for fence in parse_fences("\n".join(lines)):
+        lines[slice(*fence.lines)] = [""] * (fence.lines[1] - fence.lines[0])
+    names = _HANDOFF.findall("\n".join(lines))
     return names[-1] if names else None
 
 

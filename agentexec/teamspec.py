@@ -8,14 +8,15 @@ in group `agentexec.parts`. Read such a file only from where you would take sett
 
 from __future__ import annotations
 
+import difflib
 import json
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -23,7 +24,7 @@ from agentexec import stops, turns
 from agentexec.agents.human import PlanReview
 from agentexec.conversation import Agent, NextSpeaker
 from agentexec.errors import SettingsError
-from agentexec.ledger import managed
+from agentexec.ledger import MANAGER, managed
 from agentexec.parts import Parts
 from agentexec.team import Concurrent, Team
 
@@ -49,12 +50,16 @@ class _Spec(BaseModel):
 
 
 class StopSpec(_Spec):
-    """When to stop: at any of what is set. `all` is reached while all of its tables are."""
+    """When to stop: at any of what is set; see `agentexec.stops`.
+
+    `max_messages` is a table of agents' names and numbers. `all` is reached while all of its tables are.
+    """
 
     max_turns: Count | None = None
+    max_messages: dict[Name, Count] = {}
     max_tokens: Count | None = None
     max_cost: Annotated[Decimal, Field(gt=0)] | None = None
-    deadline: Annotated[float, Field(gt=0)] | None = None
+    deadline: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     max_failures: Count | None = None
     max_repeats: Count | None = None
     max_same_errors: Count | None = None
@@ -63,6 +68,10 @@ class StopSpec(_Spec):
     handoff: Name | None = None
     source: tuple[Name, ...] | None = None
     all: tuple[StopSpec, ...] = ()
+
+    def names(self) -> set[str]:
+        """Return the agents whose messages matter."""
+        return {*self.max_messages, *(self.source or ()), *(name for part in self.all for name in part.names())}
 
     def build(self) -> stops.AnyStop | None:
         """Return the condition, or None if nothing is set."""
@@ -80,6 +89,7 @@ class StopSpec(_Spec):
             "source": stops.SourceSpoke,
         }
         any_of = [make(value) for name, make in makers.items() if (value := getattr(self, name)) is not None]
+        any_of += [stops.MaxMessages(count, sender) for sender, count in self.max_messages.items()]
         every = [condition for part in self.all if (condition := part.build()) is not None]
         if every:
             both = every[0]
@@ -110,7 +120,7 @@ class AgentSpec(_Spec):
     name: Name
     kind: Name | None = None
     prompt: str | None = None
-    model: str | None = None
+    model: Annotated[str, Field(min_length=1)] | None = None
     description: str = ""
     author: Name = "coder"
     team: TeamSpec | None = None
@@ -187,7 +197,7 @@ class TeamSpec(_Spec):
     transitions: dict[Name, tuple[Name, ...]] = {}
     edges: tuple[EdgeSpec, ...] = ()
     done: str = "answered"
-    model: str | None = None
+    model: Annotated[str, Field(min_length=1)] | None = None
     stalls: Count = 3
     replans: Annotated[int, Field(ge=0)] = 2
     stop: StopSpec = StopSpec()
@@ -208,9 +218,33 @@ class TeamSpec(_Spec):
             raise ValueError("edges: the pattern 'graph' needs some, and no other has them")
         if self.transitions and self.pattern != "selector":
             raise ValueError("transitions: only for the pattern 'selector'")
-        if self.pattern == "solve" and not {"coder", "executor"} <= {agent.what for agent in self.agents}:
+        kinds = {agent.what for agent in self.agents}
+        if self.pattern == "solve" and not {"coder", "executor"} <= kinds:
             raise ValueError("agents: the pattern 'solve' needs a coder and an executor")
+        if self.pattern in ("handoff", "ledger") and kinds == {"executor"}:
+            raise ValueError(f"agents: the pattern {self.pattern!r} needs more than an executor")
+        if self.pattern == "ledger" and MANAGER in names:
+            raise ValueError(f"agents: {MANAGER!r} is who leads the pattern 'ledger'; call the agent something else")
+        for agent in self.agents:
+            # Of what is asked all at once, each hears the conversation around the team, where others may write code.
+            if agent.what == "executor" and self.pattern != "concurrent" and agent.author not in names:
+                others = ", ".join(name for name in names if name != agent.name)
+                raise ValueError(
+                    f"agents: {agent.name!r} runs the code of {agent.author!r}; set author to one of {others}"
+                )
+        everybody = {*self._names()}
+        for name in self.stop.names():
+            if name not in everybody:
+                raise ValueError(f"stop: {name!r} is none of the agents {', '.join(sorted(everybody))}")
         return self
+
+    def _names(self) -> Iterator[str]:
+        """Yield who speaks in the team and within those nested in it."""
+        yield from [MANAGER] if self.pattern == "ledger" else []
+        for agent in self.agents:
+            yield agent.name
+            if agent.team is not None:
+                yield from agent.team._names()
 
     def __call__(self, parts: Parts) -> Team:
         """Make the team of a run's parts.
@@ -286,16 +320,46 @@ def read_team(text: str, *, json_text: bool = False, source: str = "the team") -
     try:
         return TeamSpec.model_validate(json.loads(text) if json_text else tomllib.loads(text))
     except ValidationError as error:
-        problems = (_explain(problem) for problem in error.errors())
-        raise SettingsError(f"{source}: {'; '.join(problems)}") from None
+        raise SettingsError(f"{source}: {'; '.join(_explain(error.errors()))}") from None
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"{source} is not valid {'JSON' if json_text else 'TOML'}: {error}") from None
 
 
-def _explain(problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{key}: {message}" if key else message
+_TABLES: Mapping[str, type[_Spec]] = {
+    "agents": AgentSpec,
+    "edges": EdgeSpec,
+    "stop": StopSpec,
+    "all": StopSpec,
+    "team": TeamSpec,
+}
+
+
+def _explain(problems: Sequence[Any]) -> Iterator[str]:
+    """Yield a line for each problem: which key, and what to write."""
+    for problem in problems:
+        place, kind, value = problem["loc"], problem["type"], problem["input"]
+        key = ".".join(str(part) for part in place)
+        if kind == "too_short" and any(other["loc"][: len(place)] == place != other["loc"] for other in problems):
+            continue  # what is wrong within it is told already
+        if kind == "extra_forbidden":
+            table = next((_TABLES[part] for part in reversed(place[:-1]) if part in _TABLES), TeamSpec)
+            close = difflib.get_close_matches(str(place[-1]), table.model_fields, 1)
+            meant = f"did you mean {close[0]}?" if close else f"there are {', '.join(table.model_fields)}"
+            yield f"{key}: there is no such key; {meant}"
+        elif kind == "missing":
+            allowed = TeamSpec.model_fields["pattern"].annotation
+            choice = f", one of {', '.join(get_args(allowed))}" if place[-1] == "pattern" else ""
+            yield f"{key} is missing{choice}"
+        elif kind == "literal_error":
+            yield f"{key}: {value!r} is none of {problem['ctx']['expected']}"
+        elif kind == "string_pattern_mismatch":
+            yield f"{key}: {value!r} is no name; write letters, digits, _ and -, a letter first"
+        elif kind == "tuple_type" and place[-1] in _TABLES:
+            yield f"{key}: is a list of tables; write [[{key}]]"
+        else:
+            message = str(problem["msg"]).removeprefix("Value error, ")
+            message = message.replace("Input should be", "has to be")
+            yield f"{key}: {message}" if key else message
 
 
 def load_team(path: str | Path) -> TeamSpec:

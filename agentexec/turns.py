@@ -96,7 +96,13 @@ class Edge:
 
 
 def graph(start: Agent, edges: Sequence[Edge]) -> NextSpeaker:
-    """Follow edges from agent to agent; cycles are fine. Where no edge leads on, the conversation ends."""
+    """Follow edges from agent to agent; cycles are fine. Where no edge leads on, the conversation ends.
+
+    Raises:
+        ValueError: two agents have one name.
+    """
+    ends = [start, *(end for edge in edges for end in (edge.source, edge.target) if end is not None)]
+    by_name([*{id(end): end for end in ends}.values()])
     out: dict[str, list[Edge]] = {}
     for edge in edges:
         out.setdefault(edge.source.name, []).append(edge)

@@ -69,9 +69,13 @@ class ExecutorAgent:
             Suspended: the answer to whether a block may run comes later.
             HumanSilent: it did not come in time.
         """
-        message = conversation.latest(self.author)
+        message, mine = conversation.latest(self.author), conversation.latest(self.name)
         if message is None:
-            raise ValueError(f"the executor was asked to speak before the {self.author}")
+            return f"Nothing was run: the {self.author} has written nothing yet."
+        if mine is not None and mine.turn > message.turn:
+            return (
+                f"Nothing was run: the {self.author} has written nothing new. See above for what came of the last code."
+            )
         reply = read_reply(message.content, cut=message.cut)
         if not reply.blocks:
             return nudge(reply, message.content)

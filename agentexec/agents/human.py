@@ -29,7 +29,8 @@ class HumanAgent:
         """
         last = conversation[-1]
         question = Question(
-            id=f"input-{last.turn}",
+            # Two people may be asked about one message.
+            id=f"input-{last.turn}" if self.name == NAME else f"input-{last.turn}-{self.name}",
             kind="input",
             text=f"What does the {self.name} say to the {last.sender}?",
             options=("answer",),

@@ -92,7 +92,8 @@ class StopWhen(StopCondition[bool]):
 class ExternalStop(StopCondition[None]):
     """Reached once somebody calls `stop()`, from any thread. Reason `stopped`.
 
-    The turn in progress is finished first; to interrupt it, cancel the task that awaits `solve`.
+    The turn in progress is finished first; to interrupt it, cancel the task that awaits `solve`. It stays reached,
+    also for runs that begin later, until `reset()`.
     """
 
     start: ClassVar[None] = None
@@ -104,6 +105,10 @@ class ExternalStop(StopCondition[None]):
     def stop(self, message: str = "stopped from outside") -> None:
         """Stop the run after the turn in progress."""
         self._message = message
+
+    def reset(self) -> None:
+        """Let runs go on again."""
+        self._message = None
 
     def step(self, state: None, event: Event) -> None:
         return None

@@ -11,7 +11,6 @@ import secrets
 import select
 import socket
 import sys
-import tempfile
 import threading
 from pathlib import Path
 
@@ -31,8 +30,7 @@ class Canaries:
         self.secret = f"secret-{secrets.token_hex(8)}"
         self.file = directory / "canary.txt"
         self.file.write_text(self.secret)
-        # In a directory of its own: the name of a socket may have 107 characters, and a test's directory more.
-        self.path = Path(tempfile.mkdtemp(prefix="canary-"), "s")
+        self.path = directory / "canary.sock"
         self.abstract = f"canary-{secrets.token_hex(8)}"
         tcp = socket.create_server(("127.0.0.1", 0))
         self.port: int = tcp.getsockname()[1]
@@ -66,8 +64,6 @@ class Canaries:
         """Close the sockets."""
         for each in self._sockets:
             each.close()
-        self.path.unlink()
-        self.path.parent.rmdir()
 
 
 def open_descriptors() -> dict[int, str]:

@@ -148,6 +148,9 @@ def test_external() -> None:
     found = watch.stopped()
     assert found is not None
     assert (found.reason, found.message) == ("stopped", "enough")
+    assert StopWatch(stop).stopped() is not None  # a run that begins later
+    stop.reset()
+    assert watch.stopped() is None
 
 
 def test_or_gives_the_first_reason_from_the_left() -> None:

@@ -14,7 +14,7 @@ from agentexec.errors import SettingsError
 from agentexec.events import MessageAdded, ModelCalled
 from agentexec.models.openai import OpenAIModel
 from agentexec.result import SolveResult
-from agentexec.stops import Deadline, HandedTo, MaxTurns, RepeatedCode, TextSeen
+from agentexec.stops import Deadline, HandedTo, MaxMessages, MaxTurns, RepeatedCode, TextSeen
 from agentexec.teamspec import AgentSpec, StopSpec, TeamSpec, dump_team, load_team, read_team
 from sandboxes.fake import FakeExecutor
 from tests.openai_server import OpenAIServer
@@ -144,10 +144,14 @@ async def test_other_patterns(pattern: str, names: list[str], extra: str, said: 
 
 def test_stop_conditions_as_data() -> None:
     spec = StopSpec(
-        max_turns=5, handoff="user", max_repeats=2, all=(StopSpec(deadline=9), StopSpec(text="x", max_turns=3))
+        max_turns=5,
+        max_messages={"ann": 3},
+        handoff="user",
+        max_repeats=2,
+        all=(StopSpec(deadline=9), StopSpec(text="x", max_turns=3)),
     )
     both = Deadline(9) & (MaxTurns(3) | TextSeen("x"))
-    assert spec.build() == MaxTurns(5) | RepeatedCode(2) | HandedTo("user") | both
+    assert spec.build() == MaxTurns(5) | RepeatedCode(2) | HandedTo("user") | MaxMessages(3, "ann") | both
     assert StopSpec().build() is None
 
 
@@ -170,6 +174,35 @@ def test_stop_conditions_as_data() -> None:
         ('pattern = "solve"\n[[agents]]\nname = "coder"', "needs a coder and an executor"),
         ('pattern = "sequential"\n[[agents]]\nname = "x"\nkind = "team"', "needs a table 'team'"),
         ("a = " + "[" * 5000, "not valid TOML"),
+        (
+            'patern = "sequential"\npattern = "sequential"\n[[agents]]\nname = "ann"\nprompt = "x"\n',
+            "^the team: patern: there is no such key; did you mean pattern\\?$",
+        ),
+        (
+            'pattern = "sequential"\n[[agents]]\nname = "ann"\nprompt = "x"\n[stop]\nnonsense = 1',
+            "stop\\.nonsense: there is no such key; there are max_turns, ",
+        ),
+        ('[[agents]]\nname = "ann"\nprompt = "x"\n', "pattern is missing, one of solve, round_robin"),
+        ('pattern = "sequential"\n[agents]\nname = "ann"', "agents: is a list of tables; write \\[\\[agents\\]\\]"),
+        ('pattern = "sequential"\n[[agents]]\nname = "a b"\nprompt = "x"', "'a b' is no name; write letters[^;]*$"),
+        (
+            'pattern = "sequential"\n[[agents]]\nname = "ann"\nprompt = "x"\n[[agents]]\nname = "executor"',
+            "runs the code of 'coder'; set author to one of ann",
+        ),
+        ('pattern = "ledger"\n[[agents]]\nname = "executor"', "needs more than an executor"),
+        ('pattern = "ledger"\n[[agents]]\nname = "manager"\nprompt = "x"', "call the agent something else"),
+        (
+            'pattern = "sequential"\n[[agents]]\nname = "ann"\nprompt = "x"\n[stop]\nsource = ["bob"]',
+            "stop: 'bob' is none of the agents ann",
+        ),
+        (
+            'pattern = "sequential"\n[[agents]]\nname = "ann"\nprompt = "x"\n[stop]\ndeadline = inf',
+            "deadline: has to be a finite number",
+        ),
+        (
+            NESTED.replace("concurrent", "foo"),
+            "agents\\.0\\.team\\.pattern: 'foo' is none of",
+        ),
     ],
 )
 def test_errors_name_the_key(text: str, said: str) -> None:

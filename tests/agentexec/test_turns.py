@@ -10,18 +10,29 @@ from pathlib import Path
 
 import pytest
 
+from agentexec import solve
 from agentexec.agents import ExecutorAgent, ModelAgent
 from agentexec.agents.human import HumanAgent
 from agentexec.conversation import Agent, Conversation, converse
 from agentexec.errors import ModelError, Suspended
-from agentexec.events import Answer, Event, MessageAdded, ModelCalled, QuestionAnswered
+from agentexec.events import (
+    Answer,
+    Event,
+    Message,
+    MessageAdded,
+    ModelCalled,
+    Question,
+    QuestionAnswered,
+    QuestionAsked,
+)
 from agentexec.human import Human, later
 from agentexec.ledger import LedgerStall, managed, read_ledger
 from agentexec.log import EventLog
 from agentexec.markdown import handed_to
 from agentexec.models.openai import OpenAIModel
+from agentexec.models.retries import Retries
 from agentexec.plan import Plan, follow_plan, read_steps
-from agentexec.stops import MaxTurns, Stop, StopWatch
+from agentexec.stops import HandedTo, MaxMessages, MaxTurns, Stop, StopWatch
 from agentexec.team import Concurrent, Team, agent
 from agentexec.turns import (
     Edge,
@@ -38,7 +49,7 @@ from agentexec.turns import (
 )
 from sandboxes.fake import FakeExecutor
 from sandboxes.types import Result
-from tests.openai_server import OpenAIServer
+from tests.openai_server import Fault, OpenAIServer, error_body
 
 CODE = "```python\nprint(1)\n```"
 ROOT = Path(__file__).parents[2]
@@ -191,6 +202,45 @@ class TestHandoff:
     def test_reading(self, text: str, name: str | None) -> None:
         assert handed_to(text) == name
 
+    async def test_a_circle_is_stopped(self, server: OpenAIServer, model: OpenAIModel) -> None:
+        server.replies = {"a": ["HANDOFF: b"], "b": ["HANDOFF: a"]}
+        team = Team("t", handoff([speaker("a", model), speaker("b", model)]), stop=MaxMessages(2, "b"))
+        names, stop = await talk(team)
+        assert names == "task a b a b"
+        assert stop is not None
+        assert stop.reason == "max_messages"
+
+    def test_what_is_fenced_or_thought_hands_over_nothing(self) -> None:
+        text = "<think>\nHANDOFF: x\n</think>\nHANDOFF: bob\n\n```text\nHANDOFF: eve\n```"
+        assert handed_to(text) == "bob"
+        assert handed_to("```python\nHANDOFF: eve\n```") is None
+        assert handed_to("HANDOFF: ann\n\nHANDOFF: bob") == "bob"
+        assert HandedTo("eve").step(False, MessageAdded(message=Message(sender="a", content=text))) is False
+
+
+class TestExecutor:
+    async def test_without_code_it_says_so_and_code_runs_once(self, server: OpenAIServer, model: OpenAIModel) -> None:
+        server.replies = {"coder": [CODE], "critic": ["Hm."]}
+        async with FakeExecutor(["1\n"]) as place:
+            executor, log = ExecutorAgent(place), EventLog()
+            order = sequential(
+                [agent_of(executor, "before"), speaker("coder", model), executor, speaker("critic", model)]
+            )
+            await talk(Team("t", order), log=log)
+            conversation = Conversation.restore(log)
+            assert conversation[1].content == "Nothing was run: the coder has written nothing yet."
+            assert "Nothing was run: the coder has written nothing new." in await said_by(executor, conversation)
+            assert len(place.blocks) == 1
+
+
+def agent_of(other: Agent, name: str) -> Agent:
+    return agent(name, other.reply)
+
+
+async def said_by(speaks: Agent, conversation: Conversation) -> str:
+    reply = await speaks.reply(conversation)
+    return reply if isinstance(reply, str) else reply.content
+
 
 class TestGraph:
     async def test_conditions_and_a_cycle(self, server: OpenAIServer, model: OpenAIModel) -> None:
@@ -203,6 +253,20 @@ class TestGraph:
         server.replies = {"a": ["Hm.", CODE]}
         a = speaker("a", model)
         assert (await talk(Team("t", graph(a, [Edge(a, None, has_code), Edge(a, a)]))))[0] == "task a a"
+
+    async def test_agents_need_names_of_their_own(self) -> None:
+        first, second = agent_named("a"), agent_named("a")
+        with pytest.raises(ValueError, match="names of their own"):
+            graph(first, [Edge(first, second)])
+        graph(first, [Edge(first, first)])
+
+    async def test_a_cycle_without_an_end_is_stopped(self, server: OpenAIServer, model: OpenAIModel) -> None:
+        server.replies = {"*": ["Again."]}
+        a, b = speaker("a", model), speaker("b", model)
+        names, stop = await talk(Team("t", graph(a, [Edge(a, b), Edge(b, a)])), turns=5)
+        assert names == "task a b a b a"
+        assert stop is not None
+        assert stop.reason == "max_turns"
 
 
 class TestTeams:
@@ -308,6 +372,45 @@ class TestConcurrent:
             "# a\n\nFine.\n\n# human\n\nGood."
         )
         assert len(server.requests) == 1
+
+    async def test_two_people_are_told_apart(self) -> None:
+        asked: list[str] = []
+
+        def answers(name: str) -> HumanAgent:
+            def ask(question: Question) -> str:
+                asked.append(question.id)
+                return f"I am {name}."
+
+            return HumanAgent(Human(ask), name)
+
+        log = EventLog()
+        await talk(Team("t", sequential([Concurrent("panel", [answers("ann"), answers("bob")])])), log=log)
+        assert asked == ["input-0-ann", "input-0-bob"]
+        assert [event.question.id for event in log if isinstance(event, QuestionAsked)] == asked
+
+    async def test_a_model_that_is_down_in_a_nested_team_ends_the_run_with_all_kept(self, server: OpenAIServer) -> None:
+        server.replies = {"a": ["First."], "b": ["Second."]}
+        model = OpenAIModel("m", base_url=server.url, api_key="k", retries=Retries(attempts=1))
+        inner = Team("inner", sequential([speaker("a", model), speaker("b", model)]))
+        outer = Team("outer", sequential([Concurrent("panel", [inner])]))
+
+        def down_after_the_first(event: Event) -> None:
+            if isinstance(event, MessageAdded) and event.message.sender == "a":
+                server.faults.append(Fault("status", status=503, body=error_body("down")))
+
+        async with FakeExecutor() as place:
+            result = await solve(
+                "T", model=model, executor=place, team=lambda parts: outer, on_event=down_after_the_first
+            )
+            assert (result.status, result.stop_reason) == ("model_failed", "model_failed")
+            assert "down" in result.message
+            kept = [(e.team, e.message.sender) for e in result.events if isinstance(e, MessageAdded)]
+            assert kept[-1] == ("inner#1", "a")
+            server.faults.clear()
+            again = await solve("T", model=model, executor=place, team=lambda parts: outer, resume=result.events)
+        await model.close()
+        assert again.status == "solved"
+        assert [request["messages"][0]["content"] for request in server.requests].count("You are the a.") == 1
 
 
 def entry(
