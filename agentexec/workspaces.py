@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import shutil
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from agentexec.events import (
 from agentexec.log import EventLog, Kinds
 from agentexec.snapshots import Restored, Snapshot, SnapshotStore
 from agentexec.store import Store
+from sandboxes.runner.files import remove_tree
 from sandboxes.waiting import uninterrupted
 
 T = TypeVar("T")
@@ -170,8 +170,8 @@ def restore(store: Store, events: list[Event], directory: Path) -> Restored | No
 
 
 def remove_workspace(store: Store, run_id: str) -> None:
-    """Remove the directory that a store had made for a run."""
-    shutil.rmtree(store.workspace(run_id), ignore_errors=True)
+    """Remove the directory that a store had made for a run, however deep or unreadable what blocks left in it."""
+    remove_tree(str(store.workspace(run_id)))
 
 
 def collect_snapshots(store: Store) -> None:

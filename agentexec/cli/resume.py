@@ -179,8 +179,9 @@ def _branched_workspace(store: Store, summary: RunSummary, events: list[Event]) 
     if not _restore(store, events, path, "the branch begins") and (source := _parent_workspace(store, summary)):
         try:
             shutil.copytree(source, path, symlinks=True, dirs_exist_ok=True, ignore=_special)
-        except OSError as error:  # shutil.Error too
-            fail(f"cannot copy the workspace {source} for the branch: {error.strerror or error}"[:1000], STORE_FAILED)
+        except (OSError, RecursionError) as error:  # shutil.Error too, with a line for each file
+            why = getattr(error, "strerror", None) or str(error)[:500]
+            fail(f"cannot copy the workspace {source} for the branch: {why}", STORE_FAILED)
         say(f"the branch begins with a copy of {source} as it is now, since it was not saved")
     return path
 

@@ -27,6 +27,7 @@ from agentexec.events import (
     RunStarted,
     TraceStarted,
     TurnStarted,
+    WorkspaceNotSaved,
 )
 from agentexec.log import EventLog
 from agentexec.telemetry.attributes import (
@@ -102,6 +103,7 @@ class RunTrace:
             BlockStarted: self._block_started,
             BlockFinished: self._block_finished,
             BlockRefused: self._block_refused,
+            WorkspaceNotSaved: self._not_saved,
             RunFinished: self._run_finished,
         }
         self._failed = False
@@ -334,6 +336,10 @@ class RunTrace:
             **error_attributes(error),
         }
         self._tracing.tool_seconds.record(max(0.0, seconds), attributes)
+
+    def _not_saved(self, event: WorkspaceNotSaved) -> None:
+        if self._root is not None:
+            self._root.add_event("agentexec.workspace.not_saved", timestamp=ns(event.time))
 
     def _run_finished(self, event: RunFinished) -> None:
         if self._root is None:

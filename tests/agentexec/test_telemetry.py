@@ -29,9 +29,11 @@ from agentexec.events import (
     MessageAdded,
     ModelCalled,
     RunFinished,
+    RunResumed,
     RunStarted,
     TraceStarted,
     TurnStarted,
+    WorkspaceNotSaved,
 )
 from agentexec.log import EventLog
 from agentexec.models.base import ChatMessage, Completion, ModelRetry, OnRetry, OnText, Usage
@@ -254,6 +256,17 @@ class Flaky(ScriptedModel):
         if on_retry is not None:
             on_retry(ModelRetry(1, 0.5, f"503 {SECRET}"))
         return await super().complete(messages, on_text=on_text, on_retry=on_retry, **options)
+
+
+def test_a_workspace_that_could_not_be_saved_is_an_event_of_the_run(recorded: Recorded) -> None:
+    log = EventLog("r")
+    recorded.tracing.follow(log)
+    log.append(RunResumed())
+    log.append(WorkspaceNotSaved(reason="/secret is full"))
+    log.append(RunFinished(status="not_solved", stop_reason="max_turns"))
+    (root,) = recorded.spans
+    assert [event.name for event in root.events] == ["agentexec.workspace.not_saved"]
+    assert "/secret" not in root.to_json()
 
 
 async def test_attempts_that_failed_are_events_of_the_reply(recorded: Recorded) -> None:

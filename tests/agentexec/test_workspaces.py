@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from agentexec.log import EventLog
 from agentexec.search.running import stored_state
 from agentexec.solving import solve
 from agentexec.store import Store
-from agentexec.workspaces import WorkspaceSaver, is_half_done, last_saved, snapshots_of, unsaved
+from agentexec.workspaces import WorkspaceSaver, is_half_done, last_saved, remove_workspace, snapshots_of, unsaved
 from sandboxes.types import CodeBlock, Result
 from tests.agentexec.doubles import ScriptedModel, run
 
@@ -223,6 +224,22 @@ async def test_a_run_whose_workspace_was_thrown_away_goes_on_with_its_files(stor
     shutil.rmtree(store.directory / "snapshots")
     with pytest.raises(SnapshotError, match="there is no snapshot"):
         await solve("x", model=again, resume=other, **options)  # type: ignore[arg-type]
+
+
+def test_a_workspace_is_removed_however_deep_it_is(store: Store, tmp_path: Path) -> None:
+    place = store.workspace("r")
+    place.mkdir(parents=True)
+    here = os.open(place, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.fchmod(here, 0)
+    os.close(here)
+    remove_workspace(store, "r")
+    assert not place.exists()
+    remove_workspace(store, "r")
 
 
 async def test_a_workspace_that_is_gone_is_no_error(store: Store, workspace: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,18 @@ def _run(*arguments: str) -> None:
 def wall_ms(*arguments: str) -> float:
     """Return the median milliseconds of an `agentexec` command."""
     return median_ms(lambda: _run("-m", "agentexec", *arguments), 7)
+
+
+def cpu_ms(*arguments: str) -> float:
+    """Return the median milliseconds of CPU time of an `agentexec` command, which other load on the machine spares."""
+    figures = []
+    for _ in range(7):
+        before = os.times()
+        _run("-m", "agentexec", *arguments)
+        after = os.times()
+        used = after.children_user + after.children_system - before.children_user - before.children_system
+        figures.append(used * 1000)
+    return statistics.median(figures)
 
 
 def import_time() -> list[Row]:
