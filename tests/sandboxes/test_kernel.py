@@ -121,11 +121,19 @@ async def test_last_value_and_rich_objects_are_displays(kernel: Executor) -> Non
     assert [display.data for display in result.displays] == [{"text/plain": "2"}]
     code = """
 from IPython.display import *
+display(Image(b"\\xff\\xd8\\xff", format="jpeg"))
 for one in (HTML("<b>x</b>"), Markdown("*x*"), Latex("$x$"), JSON({"a": [1]}), SVG("<svg xmlns='http://www.w3.org/2000/svg'/>")):
     display(one)
 """
     kinds = [set(display.data) - {"text/plain"} for display in (await kernel.run(CodeBlock(code))).displays]
-    assert kinds == [{"text/html"}, {"text/markdown"}, {"text/latex"}, {"application/json"}, {"image/svg+xml"}]
+    assert kinds == [
+        {"image/jpeg"},
+        {"text/html"},
+        {"text/markdown"},
+        {"text/latex"},
+        {"application/json"},
+        {"image/svg+xml"},
+    ]
 
 
 async def test_plot_is_a_picture(backend: Backend) -> None:
@@ -341,6 +349,19 @@ async def test_cancelling_the_task_keeps_the_kernel(kernel: Executor, when: str)
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(task, 6)
         assert await out(kernel, "print(x)") == "1\n"
+
+
+async def test_what_hangs_at_its_exit_holds_nobody_up(backend: Backend) -> None:
+    executor = open_executor(spec(backend))
+    await executor.start()
+    await out(
+        executor, "import atexit, signal, time\natexit.register(time.sleep, 60)\nsignal.signal(15, signal.SIG_IGN)"
+    )
+    for end in (executor.restart, executor.close):
+        started = time.monotonic()
+        await end()
+        assert time.monotonic() - started < 10
+    assert (descendants(), containers()) == (set(), [])
 
 
 async def test_runner_that_is_killed_is_lost_until_restart(backend: Backend, kernel: Executor) -> None:

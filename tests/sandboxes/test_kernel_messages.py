@@ -83,6 +83,23 @@ async def test_flood_of_a_cell_s_own_displays_costs_little_and_is_told(kernel: E
     assert await usable(kernel)
 
 
+async def test_hundred_thousand_messages_are_counted_and_hold_nobody_up(kernel: Executor) -> None:
+    await out(kernel, FLOOD)
+    before = forget_memory()
+    code = (
+        "own = {'msg_id': get_ipython().kernel.get_parent()['header']['msg_id']}\n"
+        'parts[4] = json.dumps(own).encode()\nparts[6] = b\'{"data": {"text/plain": "x"}}\'\n'
+        "parts[2] = hmac.new(app.session.key, b''.join(parts[3:]), hashlib.sha256).hexdigest().encode()\n"
+        "thread = app.iopub_thread\nmany = lambda: [thread.socket.send_multipart(parts) for _ in range(100_000)]\n"
+        "thread.schedule(many)\nprint('done')"
+    )
+    result = await kernel.run(CodeBlock(code))
+    assert (result.verdict, result.stdout, len(result.displays)) == ("ok", "done\n", 100), result
+    assert "displays were left out" in result.message
+    assert memory() - before < 32 << 20
+    assert await usable(kernel)
+
+
 async def test_many_values_in_one_message_cost_little(kernel: Executor) -> None:
     await out(kernel, PRELUDE)
     before = forget_memory()

@@ -166,6 +166,29 @@ async def test_kernel_json_is_honoured(opened: Open, tmp_path: Path) -> None:
             await executor.run(CodeBlock("1", language="r"))
 
 
+async def test_kernel_of_the_interpreter_s_prefix_is_found(backend: Backend) -> None:
+    options: dict[str, Any] = {"kernel": "python3"} if backend.container else {}
+    name = backend.spec if backend.container else "jupyter:python3"
+    async with open_executor(name, limits=Limits(wall_time=20), **options) as executor:
+        heard: list[tuple[str, bytes]] = []
+        code = CodeBlock("import sys\nprint('out', flush=True)\nprint('err', file=sys.stderr, flush=True)\n1 / 0")
+        result = await executor.run(code, on_output=lambda stream, data: heard.append((stream, data)))
+        assert (result.verdict, result.stdout, result.stderr) == ("failed", "out\n", "err\n"), result
+        assert result.error is not None
+        assert result.error.name == "ZeroDivisionError"
+        assert heard == [("stdout", b"out\n"), ("stderr", b"err\n")]
+
+        def refuse(stream: str, data: bytes) -> None:
+            raise ValueError("no more")
+
+        # A listener's own error is its caller's, and the kernel stays.
+        with pytest.raises(ValueError, match="no more"):
+            await executor.run(
+                CodeBlock("x = 1\nprint('out', flush=True)\nimport time; time.sleep(60)"), on_output=refuse
+            )
+        assert (await executor.run(CodeBlock("print(x)"))).stdout == "1\n"
+
+
 BROKEN: dict[str, tuple[object, str]] = {
     "no JSON": ("{", "cannot be used"),
     "no object": ([1], "it is not an object"),
