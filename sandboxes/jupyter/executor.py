@@ -13,9 +13,9 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sandboxes.errors import (
     FileTooLarge,
@@ -39,6 +39,8 @@ from sandboxes.sandbox import Sandbox
 from sandboxes.script import ScriptExecutor, join_output
 from sandboxes.types import CodeBlock, Display, ErrorInfo, Limits, OnOutput, Result, Verdict, WorkspaceFile
 from sandboxes.waiting import uninterrupted
+
+T = TypeVar("T")
 
 READY_TIMEOUT, GREETING = 30.0, 1.0
 """Seconds for a kernel to come up and answer its first question, and after which it is asked again."""
@@ -113,15 +115,15 @@ class KernelExecutor(ScriptExecutor):
             **{f"{name}_port": number for number, name in enumerate(CHANNELS, 1)},
         }
         inside = f"{self._inside}/{directory}"
-        self._traits = await self._guard(self._ready().start_kernel(self._name, inside, connection))
+        self._traits = await self._whole(self._ready().start_kernel(self._name, inside, connection))
         self._client = Client(key.encode())
         opened = os.open(here, os.O_RDONLY | os.O_DIRECTORY)
         coming = asyncio.ensure_future(self._come_up(self._client, opened))
         try:
             while not (await asyncio.wait([coming], timeout=LOOK))[0]:
-                await self._guard(self._ready().kernel_alive())
+                await self._whole(self._ready().kernel_alive())
             await coming
-            await self._guard(self._ready().settle_kernel())
+            await self._whole(self._ready().settle_kernel())
         except BaseException as error:
             coming.cancel()
             self._disconnect()
@@ -165,7 +167,7 @@ class KernelExecutor(ScriptExecutor):
                 if self._client is None:
                     await self._start_kernel()
                 if block.filename is not None:
-                    await self._guard(
+                    await self._whole(
                         self._ready().put(workspace_path(block.filename), block.code.encode("utf-8", "surrogatepass"))
                     )
                 return await self._run_cell(code, on_output)
@@ -276,6 +278,11 @@ class KernelExecutor(ScriptExecutor):
             elif not outcome.report.alive:
                 self._disconnect()
 
+    async def _whole(self, call: Awaitable[T]) -> T:
+        """Await a question to the runner and its answer, which must not be taken for that of the next one."""
+        answer: T = await uninterrupted(self._guard(call))
+        return answer
+
     async def _finish(self, cell: Cell, outcome: Outcome, verdict: str) -> Result:
         if outcome.report is None:
             self._disconnect()
@@ -342,7 +349,7 @@ class KernelExecutor(ScriptExecutor):
                 continue
             with contextlib.suppress(SandboxError):
                 path = await self._free_name(PICTURES[kind])
-                await self._guard(self._ready().put(path, content))
+                await self._whole(self._ready().put(path, content))
                 digest = hashlib.sha256(content).hexdigest()
                 saved.append(WorkspaceFile(path=path, size=len(content), sha256=digest, media_type=kind))
         return saved
@@ -352,7 +359,7 @@ class KernelExecutor(ScriptExecutor):
             self._pictures += 1
             path = f"plot-{self._pictures}{ending}"
             try:
-                await self._guard(self._ready().get(path, 0))
+                await self._whole(self._ready().get(path, 0))
             except WorkspaceFileNotFound:
                 return path
             except (FileTooLarge, UnsafePath):  # there is something of that name

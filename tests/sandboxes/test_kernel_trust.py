@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import subprocess
 import sys
 import time
@@ -62,6 +63,17 @@ async def test_cancel_counts_while_a_kernel_starts_anew(kernel: Executor) -> Non
     await kernel.cancel()
     assert (await asyncio.wait_for(task, 8)).verdict == "cancelled"
     assert await usable(kernel)
+
+
+async def test_cancelling_the_task_at_any_moment_of_a_start_breaks_nothing(kernel: Executor) -> None:
+    dice = random.Random(2026)
+    for _ in range(8):
+        await kernel.run(CodeBlock("import os; os._exit(1)"))
+        task = asyncio.create_task(kernel.run(CodeBlock("print(1)", filename="a.py")))
+        await asyncio.sleep(dice.random() / 4)
+        task.cancel()
+        await asyncio.wait([task], timeout=10)
+        assert await usable(kernel)
 
 
 WRONG = {
