@@ -42,7 +42,8 @@ class WorkspaceSaver:
     """Saves a run's workspace at its begin, after each block, and before it goes on; a listener of its log.
 
     In a thread, while the run waits and others go on. A snapshot that cannot be taken costs the run nothing but that:
-    the log says why (`WorkspaceNotSaved`), and the next block is followed by another try.
+    the log says why (`WorkspaceNotSaved`), and the next block is followed by another try. Where agents run blocks at
+    the same time, it may hold a part of what another's block is doing; the one after that block holds all of it.
 
     Args:
         log: The run's.

@@ -176,7 +176,8 @@ def _workspace(store: Store, summary: RunSummary, events: list[Event]) -> Path:
 
 def _branched_workspace(store: Store, summary: RunSummary, events: list[Event]) -> Path:
     path = make_workspace(store, summary.run_id)
-    if not _restore(store, events, path, "the branch begins") and (source := _parent_workspace(store, summary)):
+    why = "the branch begins" if summary.parent else "its own was thrown away"
+    if not _restore(store, events, path, why) and (source := _parent_workspace(store, summary)):
         try:
             shutil.copytree(source, path, symlinks=True, dirs_exist_ok=True, ignore=_special)
         except (OSError, RecursionError) as error:  # shutil.Error too, with a line for each file

@@ -17,8 +17,19 @@ import pytest
 import typer
 
 from agentexec.cli.runs import export_command
-from agentexec.events import BlockFinished, BlockStarted, Message, MessageAdded, RunFinished, RunResumed, WorkspaceSaved
+from agentexec.events import (
+    BlockFinished,
+    BlockStarted,
+    Message,
+    MessageAdded,
+    RunFinished,
+    RunResumed,
+    WorkspaceNotSaved,
+    WorkspaceSaved,
+)
 from agentexec.store import Store
+from sandboxes.types import CodeBlock
+from tests.agentexec.store.events import message, started, turn
 from tests.cli.conftest import Cli, assert_gone, on_terminal
 from tests.kill_runs import Tally, kill_one
 from tests.openai_server import Fault, OpenAIServer, error_body
@@ -335,6 +346,32 @@ def test_a_workspace_that_cannot_be_saved_is_told_and_copied(kept: Cli, server: 
     assert went.returncode == 0, went.stderr
     assert re.search(r"the branch begins with a copy of .+ as it is now, since it was not saved", went.stderr)
     assert [path.name for path in (kept.directory / "store/workspaces" / new).iterdir()] == ["a.txt"]
+
+
+def test_an_older_workspace_is_not_put_back_over_what_was_not_saved(kept: Cli, server: OpenAIServer) -> None:
+    """A block was interrupted, and what the one before it had done could not be saved."""
+    with store_of(kept) as store:
+        workspace = store.workspace("r")
+        workspace.mkdir(parents=True)
+        (workspace / "a.txt").write_text("of turn 1")
+        recorder = store.record("r", settings={"plan": False, "review": False}, place={"workspace": str(workspace)})
+        for event in (
+            started("r"),
+            message(0, "x", "task"),
+            WorkspaceSaved(snapshot="0" * 64),
+            *turn(1),
+            WorkspaceNotSaved(reason="the store is full"),
+            message(2, "done", "executor"),
+            message(3, READ),
+            BlockStarted(turn=3, index=0, block=CodeBlock("print(open('a.txt').read())")),
+        ):
+            recorder(event)
+        recorder.close()
+    server.replies = {"coder": [DONE]}
+    went = kept("resume", "r")
+    assert went.returncode == 0, went.stderr
+    assert "runs again on what it left; the workspace cannot be put back: what was done from turn 1 on" in went.stderr
+    assert "| of turn 1" in went.stderr
 
 
 def test_a_message_is_changed(kept: Cli, server: OpenAIServer) -> None:
