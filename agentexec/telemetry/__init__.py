@@ -20,6 +20,7 @@ up: without an SDK that the application configures, or providers that are passed
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
@@ -76,22 +77,14 @@ class Tracing:
             "gen_ai.client.token.usage", "{token}", "Number of input and output tokens used.",
             explicit_bucket_boundaries_advisory=_TOKENS,
         )  # fmt: skip
-        self.model_seconds = meter.create_histogram(
-            "gen_ai.client.operation.duration", "s", "GenAI operation duration.",
-            explicit_bucket_boundaries_advisory=_SECONDS,
-        )  # fmt: skip
-        self.agent_seconds = meter.create_histogram(
-            "gen_ai.invoke_agent.duration", "s", "Duration of an agent's turn.",
-            explicit_bucket_boundaries_advisory=_AGENT_SECONDS,
-        )  # fmt: skip
-        self.tool_seconds = meter.create_histogram(
-            "gen_ai.execute_tool.duration", "s", "Duration of a block.",
-            explicit_bucket_boundaries_advisory=_SECONDS,
-        )  # fmt: skip
-        self.workflow_seconds = meter.create_histogram(
-            "gen_ai.workflow.duration", "s", "Duration of a run.",
-            explicit_bucket_boundaries_advisory=_WORKFLOW_SECONDS,
-        )  # fmt: skip
+
+        def durations(name: str, what: str, buckets: Sequence[float]) -> metrics.Histogram:
+            return meter.create_histogram(name, "s", what, explicit_bucket_boundaries_advisory=buckets)
+
+        self.model_seconds = durations("gen_ai.client.operation.duration", "GenAI operation duration.", _SECONDS)
+        self.agent_seconds = durations("gen_ai.invoke_agent.duration", "Duration of an agent's turn.", _AGENT_SECONDS)
+        self.tool_seconds = durations("gen_ai.execute_tool.duration", "Duration of a block.", _SECONDS)
+        self.workflow_seconds = durations("gen_ai.workflow.duration", "Duration of a run.", _WORKFLOW_SECONDS)
 
     def follow(self, log: EventLog) -> None:
         """Listen to a run, new or resumed; its spans are below the span that is current now."""

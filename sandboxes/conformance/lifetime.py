@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -11,18 +12,26 @@ from sandboxes.conformance.suite import Suite
 from sandboxes.errors import SandboxClosedError, SandboxLostError
 from sandboxes.executor import Executor
 
+Call = Callable[[], Awaitable[object]]
 
-async def closed(executor: Executor, arena: Arena) -> None:
-    """Fail if anything works in an executor that is not open."""
+
+async def refused(executor: Executor, arena: Arena, error: type[Exception], further: Call) -> None:
+    """Fail unless each call, and a further one, is refused with an error."""
     hello = arena.backend.hello
-    for call in (
+    calls: tuple[Call, ...] = (
         lambda: executor.run(hello),
         lambda: executor.put("a", b""),
         lambda: executor.get("a"),
-        executor.restart,
-    ):
-        with pytest.raises(SandboxClosedError):
+        further,
+    )
+    for call in calls:
+        with pytest.raises(error):
             await call()
+
+
+async def closed(executor: Executor, arena: Arena) -> None:
+    """Fail if anything works in an executor that is not open."""
+    await refused(executor, arena, SandboxClosedError, executor.restart)
 
 
 class LifetimeTests(Suite):
@@ -173,15 +182,7 @@ class LifetimeTests(Suite):
             result = await asyncio.wait_for(task, arena.soon)
             assert (result.verdict, result.exit_code, result.stdout) == ("lost", None, "up\n")
             assert result.message
-            hello = arena.backend.hello
-            for call in (
-                lambda: executor.run(hello),
-                lambda: executor.put("a", b""),
-                lambda: executor.get("a"),
-                executor.ping,
-            ):
-                with pytest.raises(SandboxLostError):
-                    await call()
+            await refused(executor, arena, SandboxLostError, executor.ping)
             await executor.restart()
             await arena.assert_usable(executor)
 

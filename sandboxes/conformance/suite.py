@@ -34,8 +34,11 @@ class Suite:
                 setattr(cls, name, _plain(function))
 
     @pytest.fixture
-    def arena(self, backend: Backend, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Arena]:
+    def arena(self, backend: object, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Arena]:
         """A place around the backend, and everything that has to hold afterwards."""
+        if not isinstance(backend, Backend):
+            word = "the fixture `backend` returns a sandboxes.conformance.Backend, such as Backend(MyExecutor)"
+            pytest.fail(f"{word}; this is {backend!r}", pytrace=False)
         for name in (request.node.name, request.node.originalname):
             if reason := backend.exceptions.get(name):
                 request.applymarker(pytest.mark.xfail(reason=reason, strict=True))

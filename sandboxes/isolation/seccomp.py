@@ -298,7 +298,7 @@ def compile_shared_filter(network: bool, landlock_abi: int, machine: str | None 
         program += _only_for(calls[column], body)
     for calls in () if network else _CONNECTING:
         program += _only_for(calls[column], [_refuse()])
-    program += _only_for(_SOCKET[column], _internet_sockets() if network else [_refuse(errno.EAFNOSUPPORT)])
+    program += _only_for(_SOCKET[column], _sockets(unix=False) if network else [_refuse(errno.EAFNOSUPPORT)])
     program += _only_for(_SOCKETPAIR[column], _pairs())
     return _assemble(program)
 
@@ -347,20 +347,6 @@ def _changes_limit() -> list[tuple[int, int, int, int]]:
     ]
 
 
-def _internet_sockets() -> list[tuple[int, int, int, int]]:
-    """As `_sockets`, without unix sockets: their names would lead to the host's services."""
-    return [
-        _argument(0),
-        (_EQUAL, 5, 0, _AF_INET),
-        (_EQUAL, 4, 0, _AF_INET6),
-        (_EQUAL, 0, 2, _AF_NETLINK),
-        _argument(2),
-        (_EQUAL, 1, 0, _NETLINK_ROUTE),
-        _refuse(errno.EAFNOSUPPORT),
-        _PASS,
-    ]
-
-
 def _pairs() -> list[tuple[int, int, int, int]]:
     """Allow pairs of connected sockets that cannot be used to send to another: no datagrams."""
     return [
@@ -375,11 +361,14 @@ def _pairs() -> list[tuple[int, int, int, int]]:
     ]
 
 
-def _sockets() -> list[tuple[int, int, int, int]]:
-    """Allow unix and internet sockets, and the netlink protocol that lists interfaces; no other family."""
+def _sockets(*, unix: bool = True) -> list[tuple[int, int, int, int]]:
+    """Allow unix and internet sockets, and the netlink protocol that lists interfaces; no other family.
+
+    Without namespaces there are no unix sockets: their names would lead to the host's services.
+    """
     return [
         _argument(0),
-        (_EQUAL, 6, 0, _AF_UNIX),
+        *([(_EQUAL, 6, 0, _AF_UNIX)] if unix else []),
         (_EQUAL, 5, 0, _AF_INET),
         (_EQUAL, 4, 0, _AF_INET6),
         (_EQUAL, 0, 2, _AF_NETLINK),

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,15 +72,38 @@ def test_a_registered_executor_is_tested_by_its_name() -> None:
     assert "2 passed" in done.stdout
 
 
-def test_a_name_that_is_missing_is_asked_for() -> None:
-    done = subprocess.run([sys.executable, "-m", "sandboxes.conformance"], capture_output=True, text=True, timeout=50)
-    assert done.returncode == 2
-    assert "usage: python -m sandboxes.conformance NAME[:ARG]" in done.stderr
-    assert "local" in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        ([], 2, "usage: python -m sandboxes.conformance NAME[:ARG]"),
+        (["--help"], 0, "usage: python -m sandboxes.conformance NAME[:ARG]"),
+        (["nope"], 2, "no executor is called 'nope'; known are"),
+    ],
+)
+def test_a_name_that_is_missing_or_wrong_is_asked_for(arguments: list[str], status: int, words: str) -> None:
+    command = [sys.executable, "-m", "sandboxes.conformance", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    assert done.returncode == status
+    said = done.stdout if status == 0 else done.stderr
+    assert words in said
+    assert "local" in said
 
 
-def test_one_fixture_is_enough_anywhere(tmp_path: Path) -> None:
-    (tmp_path / "test_mine.py").write_text(MINE)
+def test_a_fixture_that_gives_no_backend_is_told(tmp_path: Path) -> None:
+    (tmp_path / "test_mine.py").write_text(MINE.replace("return Backend(", "return ("))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py", "-k", "listed"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50)
+    assert "the fixture `backend` returns a sandboxes.conformance.Backend, such as Backend(MyExecutor)" in done.stdout
+
+
+@pytest.mark.parametrize("place", ["class", "conftest"])
+def test_one_fixture_is_enough_anywhere(tmp_path: Path, place: str) -> None:
+    if place == "conftest":
+        head, fixture = MINE.split("class TestMine(ContractTests):\n")
+        (tmp_path / "conftest.py").write_text(head + textwrap.dedent(fixture).replace("(self)", "()"))
+        (tmp_path / "test_mine.py").write_text(f"{head}class TestMine(ContractTests): pass\n")
+    else:
+        (tmp_path / "test_mine.py").write_text(MINE)
     plain = ["-p", "no:asyncio", "-p", "no:timeout", "test_mine.py", "-k", "missing or listed"]
     assert set(outcomes(plain, tmp_path).values()) == {"PASSED"}
 
