@@ -16,7 +16,7 @@ from agentexec.agents.base import ModelAgent, Shape, load_prompt
 from agentexec.conversation import Agent, Conversation
 from agentexec.events import Event, Message, MessageAdded
 from agentexec.log import Kinds
-from agentexec.markdown import FINAL_ANSWER, read_reply
+from agentexec.markdown import FINAL_ANSWER
 from agentexec.models.base import Model, ReplyFormat
 from agentexec.stops import AnyStop, Stop, StopCondition
 from agentexec.team import Team
@@ -59,13 +59,19 @@ _FIELD = re.compile(
 
 
 def read_ledger(text: str) -> Ledger | None:
-    """Read a manager's message; None if it holds no ledger. Case, emphasis and order do not matter; the last counts."""
+    """Read a manager's message; None if it holds no ledger, or one that is satisfied and gives no answer.
+
+    Case, emphasis and order do not matter; of a line that comes twice, the last counts.
+    """
     parts = _FIELD.split(text)
     fields = {name.lower(): value.strip(' \t\n*_`",}') for name, value in zip(parts[1::2], parts[2::2], strict=True)}
     if not ({"satisfied", "next", "final answer"} & fields.keys()):
         return None
+    satisfied = _yes(fields.get("satisfied", "yes" if "final answer" in fields else "no"))
+    if satisfied and not fields.get("final answer"):
+        return None
     return Ledger(
-        satisfied=_yes(fields.get("satisfied", "yes" if "final answer" in fields else "no")),
+        satisfied=satisfied,
         stalled=_yes(fields.get("loop", "no")) or not _yes(fields.get("progress", "yes")),
         next=(re.findall(r"[\w-]+", fields.get("next", "")) or [""])[0],
         instruction=fields.get("instruction", ""),
@@ -173,13 +179,9 @@ class Manager:
     def _unclear(self, said: Message) -> str:
         ledger = read_ledger(said.content)
         if ledger is None:
-            return "it has none of its lines"
+            return f"it has none of its lines, or SATISFIED: yes without a line that starts with {FINAL_ANSWER}"
         if ledger.satisfied:
-            return (
-                ""
-                if read_reply(said.content).claimed
-                else f"SATISFIED: yes needs a line that starts with {FINAL_ANSWER}"
-            )
+            return ""
         return "" if ledger.next in self._names else f"NEXT has to be one of {', '.join(self._names)}"
 
 

@@ -30,7 +30,7 @@ FILE_MAY_NOT_SET = frozenset({"api_key", "base_url", "cache", "isolation", "netw
 _HOW_TO_WRITE = {
     "bool": "write true or false",
     "int": "write a whole number, such as 20",
-    "float": "write a number of seconds, such as 2.5",
+    "float": "write a number, such as 2.5",
     "decimal": "write USD, such as 1.50",
     "string": 'write text in quotes, such as "local"',
 }

@@ -96,6 +96,11 @@ class _Maker:
         rates = (settings.requests_per_minute, settings.tokens_per_minute)
         self._limit = None if rates == (None, None) else RateLimit(requests=rates[0], tokens=rates[1])
         self._record: RecordingModel | str | None = record
+        if settings.cache is not None:
+            try:
+                Path(settings.cache).mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                fail(f"--cache {settings.cache}: {error.strerror}", USAGE)
         if record is not None:
             try:
                 Path(record).touch()

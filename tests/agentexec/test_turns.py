@@ -532,6 +532,15 @@ class TestManager:
         assert ledger is not None
         assert (ledger.satisfied, ledger.stalled, ledger.next) == (False, False, "coder")
 
+    async def test_a_manager_that_never_gives_the_answer_comes_to_an_end_without_one(
+        self, server: OpenAIServer, model: OpenAIModel
+    ) -> None:
+        server.replies = {"manager": ["SATISFIED: yes"], "coder": ["Hm."]}
+        names, stop = await talk(managed(model, [speaker("coder", model)], stalls=1, replans=1))
+        assert names == "task manager coder manager"
+        assert stop is not None
+        assert stop.reason == "stall"
+
     def test_what_is_no_ledger(self) -> None:
         assert read_ledger("We are making progress.") is None
         ended = read_ledger("FINAL ANSWER: 1")

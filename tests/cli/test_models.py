@@ -86,6 +86,13 @@ def test_answers_are_not_kept_where_code_can_write_them(
     assert "--cache work/answers lies in the workspace" in done.stderr
 
 
+def test_a_place_that_can_hold_no_answers_is_refused(cli: Cli, asked: OpenAIServer) -> None:
+    cli.write("file", "in the way")
+    done = cli("solve", "6 * 7?", "--cache", "file")
+    assert (done.returncode, len(asked.requests)) == (2, 0)
+    assert "--cache file: " in done.stderr
+
+
 def test_a_file_may_not_say_where_answers_are_kept(cli: Cli, asked: OpenAIServer) -> None:
     cli.write("agentexec.toml", 'cache = "answers"\n')
     done = cli("solve", "6 * 7?")

@@ -100,7 +100,7 @@ def test_file_inside_the_workspace_is_not_read(directory: Path, workspace: str) 
         ("max_turns = 'many'", r"agentexec\.toml: max_turns cannot be 'many': write a whole number, such as 20"),
         ("max_turns = 1.5", r"agentexec\.toml: max_turns cannot be 1\.5: write a whole number"),
         ("max_cost = 'free'", r"agentexec\.toml: max_cost cannot be 'free': write USD, such as 1\.50"),
-        ("timeout = []", r"agentexec\.toml: timeout cannot be \[\]: write a number of seconds, such as 2\.5"),
+        ("timeout = []", r"agentexec\.toml: timeout cannot be \[\]: write a number, such as 2\.5"),
         ("sandbox = 3", r"agentexec\.toml: sandbox cannot be 3: write text in quotes, such as \"local\""),
         ("timeout = -1", r"agentexec\.toml: timeout cannot be -1: input should be greater than 0"),
         ("modle = 'x'", r"'modle', which is no setting \(did you mean 'model'\?\); it may set .*model"),
