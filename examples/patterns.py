@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 
 from agentexec import (
     Agent,
+    Answer,
     ChatMessage,
     Completion,
     Concurrent,
@@ -18,6 +19,7 @@ from agentexec import (
     ExecutorAgent,
     MaxTurns,
     Model,
+    Question,
     Team,
     agent,
     approved,
@@ -25,11 +27,13 @@ from agentexec import (
     graph,
     handoff,
     managed,
+    read_team,
     round_robin,
     selector,
     sequential,
     solve,
 )
+from agentexec.events import MessageAdded
 from agentexec.models.base import CallOptions, OnRetry, OnText
 from sandboxes import FakeExecutor
 
@@ -137,6 +141,48 @@ async def manager_with_a_ledger() -> None:
     await talk(managed(model, [says("worker", "40", "40", "6 * 7 = 42")], stalls=1))
 
 
+async def human_in_the_loop() -> None:
+    """A person approves the plan, and edits the code before it runs."""
+
+    def ask(question: Question) -> Answer | bool:
+        return Answer(decision="edit", text="print(6 * 7)") if question.kind == "block" else True
+
+    result = await solve(
+        "What is 6 times 7?",
+        model=Scripted("1. Add them.", "```python\nprint(6 + 7)\n```", "FINAL ANSWER: 42"),
+        executor=FakeExecutor({"print(6 * 7)\n": "42\n"}),
+        review=False,
+        review_plan=True,
+        approve="always",
+        human=ask,
+    )
+    print(result.blocks[0].code.strip(), result.blocks[0].result.stdout.strip(), "=>", result.answer)
+
+
+TEAM = """
+pattern = "graph"
+edges = [
+    {source = "coder", target = "executor", when = "has_code"},
+    {source = "executor", target = "coder"},
+]
+stop = {max_turns = 9}
+
+[[agents]]
+name = "coder"
+
+[[agents]]
+name = "executor"
+"""
+
+
+async def team_as_data() -> None:
+    """A team that is written down; `load_team` reads one from a file, `dump_team` writes it."""
+    model, place = Scripted(CODE, "FINAL ANSWER: 42"), FakeExecutor(["42\n"])
+    result = await solve("What is 6 times 7?", model=model, executor=place, team=read_team(TEAM))
+    senders = [event.message.sender for event in result.events if isinstance(event, MessageAdded)]
+    print(" > ".join(senders), "=>", result.answer)
+
+
 EXAMPLES: Sequence[Callable[[], Coroutine[None, None, None]]] = (
     solve_cycle,
     two_agent_chat,
@@ -147,6 +193,8 @@ EXAMPLES: Sequence[Callable[[], Coroutine[None, None, None]]] = (
     one_after_the_other,
     at_the_same_time,
     manager_with_a_ledger,
+    human_in_the_loop,
+    team_as_data,
 )
 
 

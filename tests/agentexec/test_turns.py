@@ -619,6 +619,8 @@ class TestPlan:
         ("graph_with_a_cycle", "task > writer > judge > writer > judge > printer => 42"),
         ("one_after_the_other", "task > first > pair => 42!"),
         ("at_the_same_time", "task > votes => 42"),
+        ("human_in_the_loop", "print(6 * 7) 42 => 42"),
+        ("team_as_data", "task > coder > executor > coder => 42"),
         ("manager_with_a_ledger", "task > manager > worker > manager > worker > manager > worker > manager => 42"),
     ],
 )
