@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from agentexec.events import RunStarted
 from agentexec.settings import Settings
+from agentexec.store import Store
+from sandboxes.types import Limits
 from tests.cli.conftest import Cli
 
 SECRET = "sk-secret-0123456789"
@@ -116,9 +120,6 @@ def test_bash_completes(cli: Cli, words: str, expected: set[str]) -> None:
 
 def test_runs_complete_with_their_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from agentexec.cli.completing import complete_runs
-    from agentexec.events import RunStarted
-    from agentexec.store import Store
-    from sandboxes.types import Limits
 
     monkeypatch.setenv("AGENTEXEC_STORE", str(tmp_path / "store"))
     assert complete_runs("") == []
@@ -141,6 +142,27 @@ def test_a_command_that_completes_nothing_does_not_load_what_completes(cli: Cli)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
     assert done.stdout.split()[0] == "False"
     assert "agentexec.store" not in done.stdout
+
+
+@pytest.mark.parametrize("command", [["--version"], ["runs"], ["runs", "--json"]])
+def test_commands_that_only_read_the_store_load_nothing_that_is_slow(command: list[str], tmp_path: Path) -> None:
+    """Pydantic alone takes as long as all of the rest; see the bound of typer in pyproject.toml."""
+    with Store(tmp_path) as store:
+        recorder = store.record("a")
+        recorder(RunStarted(run_id="a", task="x", model="m", executor="local", limits=Limits()))
+        recorder.close()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "agentexec", *command],
+        env={**os.environ, "AGENTEXEC_STORE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "agentexec.cli" in loaded
+    slow = {"pydantic", "asyncio", "rich", "sandboxes.types", "markdown_it", "openai"}
+    assert not slow & loaded
 
 
 def test_help_of_every_command_fits_a_terminal_and_its_summary_is_whole(cli: Cli) -> None:
