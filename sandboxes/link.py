@@ -79,6 +79,7 @@ class RunnerLink:
     def __init__(self, stream: ByteStream, limits: Limits) -> None:
         self._stream = stream
         self._limits = limits
+        self._listener_error: Exception | None = None
         self._decoder = Decoder()
         self._frames: deque[tuple[int, bytes]] = deque()
         self.closed = False
@@ -185,16 +186,21 @@ class RunnerLink:
             sending = self._send(encode_control(request) + b"".join(encode_chunks(DATA, code)))
             await bounded(self._limits.wall_time + GRACE, sending)
             await self._collect(outcome, on_output)
-        except SandboxLostError as error:
-            outcome.reason = str(error)
-            return outcome
-        except SandboxProtocolError:
-            raise
-        except BaseException:
+        except BaseException as error:
+            if not self.by_listener(error):
+                if isinstance(error, SandboxLostError):
+                    outcome.reason = str(error)
+                    return outcome
+                if isinstance(error, SandboxProtocolError):
+                    raise
             if not outcome.answered:
                 await uninterrupted(self._abandon())
             raise
         return outcome
+
+    def by_listener(self, error: BaseException | None) -> bool:
+        """Whether an error was raised by `on_output`: a sandbox that it speaks of is another one."""
+        return error is not None and error is self._listener_error
 
     async def start_kernel(self, name: str, directory: str, connection: Mapping[str, Any]) -> KernelTraits:
         """Start a kernel in the place of the last one.
@@ -245,6 +251,8 @@ class RunnerLink:
         try:
             await self._collect(outcome, on_output, KERNEL_GRACE)
         except SandboxLostError as error:
+            if self.by_listener(error):
+                raise
             outcome.reason = str(error)
         return outcome
 
@@ -266,7 +274,11 @@ class RunnerLink:
             if kind in outcome.live:
                 outcome.live[kind].feed(payload)
                 if on_output is not None:
-                    on_output("stdout" if kind == LIVE_STDOUT else "stderr", payload)
+                    try:
+                        on_output("stdout" if kind == LIVE_STDOUT else "stderr", payload)
+                    except Exception as error:
+                        self._listener_error = error
+                        raise
             elif kind in kept:
                 kept[kind] += payload
                 if len(kept[kind]) > self._limits.output:

@@ -119,6 +119,8 @@ class ScriptExecutor(Executor):
             try:
                 outcome = await self._guard(link.run(code, language, filename=filename, on_output=on_output))
             except UnknownLanguage as error:
+                if link.by_listener(error):
+                    raise
                 raise UnknownLanguage(f"{error}; Debian's package {language.install} has it") from None
             finally:
                 self._running = False
@@ -131,8 +133,9 @@ class ScriptExecutor(Executor):
         """Await a call on the link; whatever breaks the link makes the executor lost."""
         try:
             return await call
-        except (SandboxLostError, SandboxProtocolError):
-            await self._lose()
+        except (SandboxLostError, SandboxProtocolError) as error:
+            if self._link is None or not self._link.by_listener(error):
+                await self._lose()
             raise
         finally:
             if self._link is not None and self._link.closed:

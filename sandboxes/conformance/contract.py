@@ -17,6 +17,7 @@ from sandboxes.errors import (
     FileTooLarge,
     LimitNotEnforceable,
     SandboxClosedError,
+    SandboxLostError,
     UnknownLanguage,
     UnsafePath,
     WorkspaceFileNotFound,
@@ -195,14 +196,16 @@ class ContractTests(Suite):
     async def test_an_exception_of_the_callback_kills_the_block_and_is_passed_on(self, arena: Arena) -> None:
         block = arena.program("wait")
         async with arena.open() as executor:
-            for error in (ValueError("full"), TimeoutError(), SandboxClosedError("x"), KeyError()):
+            # Also what another sandbox says, into which a listener writes.
+            for error in (ValueError(), TimeoutError(), SandboxClosedError(), SandboxLostError(), UnknownLanguage()):
 
                 def refuse(*_: object, error: Exception = error) -> None:
                     raise error
 
                 started = time.monotonic()
-                with pytest.raises(type(error)):
+                with pytest.raises(type(error)) as raised:
                     await executor.run(block, on_output=refuse)
+                assert raised.value is error
                 assert time.monotonic() - started < arena.soon
                 await arena.assert_usable(executor)
 

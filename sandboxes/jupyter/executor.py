@@ -263,8 +263,8 @@ class KernelExecutor(ScriptExecutor):
     async def _abandon(self, cell: Cell, ending: asyncio.Future[Outcome], talking: asyncio.Future[None]) -> None:
         """Nobody waits for the cell any more: end it, and the kernel only if need be."""
         with contextlib.suppress(SandboxError):
-            if ending.done() and not isinstance(ending.exception(), SandboxError | None):
-                # The listener raised: the cell still runs, and its report is still to come.
+            if ending.done() and self._ready().by_listener(ending.exception()):
+                # The cell still runs, and its report is still to come.
                 ending = asyncio.ensure_future(self._ready().end_of_cell())
             if cell.sent:
                 await self._interrupt(ending, talking, "cancelled")
