@@ -81,7 +81,7 @@ def run(
             autocompletion=complete_languages,
         ),
     ] = None,
-    flags: f.Flags = {},  # noqa: B006 - a mapping that nobody writes to
+    flags: f.Flags = f.NONE,
     workspace: o.Workspace = None,
     json: o.Json = False,
 ) -> None:
@@ -103,7 +103,7 @@ def solve(
         list[str] | None, typer.Option("--file", metavar="PATH", help="Input file to copy in; repeatable.")
     ] = None,
     workspace: o.Workspace = None,
-    flags: f.Flags = {},  # noqa: B006 - a mapping that nobody writes to
+    flags: f.Flags = f.NONE,
     review_plan: Annotated[bool, typer.Option("--review-plan", help="You approve, edit or reject the plan.")] = False,
     team: Annotated[
         str | None, typer.Option("--team", metavar="FILE", help="A team as TOML or JSON, in place of the usual one.")

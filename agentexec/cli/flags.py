@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import typer
@@ -13,6 +14,9 @@ from agentexec.cli.completing import complete_sandboxes
 
 Flags = Mapping[str, Any]
 """Setting to the value of its flag, None where that was not given."""
+
+NONE: Flags = MappingProxyType({})
+"""The default of the parameter `flags` of a command that `takes` some."""
 
 
 def _flag(kind: Any, metavar: str | None, text: str, *names: str, complete: Any = None) -> Any:

@@ -56,7 +56,7 @@ def replay(
 def resume(
     run: o.RunId,
     workspace: o.Workspace = None,
-    flags: f.Flags = {},  # noqa: B006 - a mapping that nobody writes to
+    flags: f.Flags = f.NONE,
     prompt: Annotated[
         list[str] | None,
         typer.Option("--prompt", metavar="AGENT=FILE", help="Another system prompt, e.g. coder=FILE; repeatable."),
