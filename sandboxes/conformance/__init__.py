@@ -26,6 +26,9 @@ An executor that does not run Python says in `Backend.programs` how the contract
 language; what needs Python is then skipped. An exception to the rules has a name and a reason, in `Backend.exceptions`:
 that test is expected to fail, and fails if it passes.
 
+The hostile programs are in `sandboxes.conformance.programs`, for stricter tests of your own. An `Arena` that checks
+more, since it knows how your backend works, is for `Suite.make_arena` to return.
+
 What is checked around every hostile block: the call returns in time; there is one verdict, the right one; no process
 of the block is left; files and sockets around the workspace are untouched; this process's descriptors, threads and
 memory are what they were; the next block works.

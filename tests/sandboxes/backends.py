@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import gc
 import glob
 import os
 import shutil
 import signal
 import subprocess
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,12 +81,13 @@ def docker_installed() -> bool:
 @functools.cache
 def image_installed(image: str) -> bool:
     """Whether a Docker engine runs and has an image."""
-    try:
-        with engine() as client:
-            client.inspect_image(image)
-    except (docker.errors.DockerException, OSError):
-        return False
-    return True
+    with contextlib.suppress(docker.errors.DockerException, OSError), engine() as client:
+        client.inspect_image(image)
+        return True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()  # a client that may not connect leaves its socket open
+    return False
 
 
 def containers(owner: int | None = None) -> list[str]:
