@@ -86,6 +86,9 @@ def _resume(
     if not any(isinstance(event, MessageAdded) for event in events):
         inputs = read_files(files)  # it ended before they were all in the workspace
     prompts = {**summary.settings.get("prompts", {}), **changed}
+    for role, file in prompts.items():
+        if (problem := _unreadable(file)) is not None:
+            fail(f"the prompt of the {role}, {file}: {problem}; name another with --prompt {role}=FILE", USAGE)
     marks = {name: summary.settings[name] for name in SEARCH_MARKS if name in summary.settings}
     kept = {**kept_settings(settings, files), "prompts": prompts, **marks}
     recorder.move(str(directory))
@@ -105,12 +108,19 @@ def _prompts(given: Sequence[str]) -> dict[Role, str]:
         role = next((role for role in ROLES if role == name), None)
         if role is None or not file:
             fail(f"--prompt {option}: write AGENT=FILE, with an agent of {', '.join(ROLES)}", USAGE)
-        try:
-            Path(file).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            fail(f"--prompt {option}: {getattr(error, 'strerror', None) or 'not UTF-8'}", USAGE)
+        if (problem := _unreadable(file)) is not None:
+            fail(f"--prompt {option}: {problem}", USAGE)
         found[role] = str(Path(file).absolute())
     return found
+
+
+def _unreadable(file: str) -> str | None:
+    """Return why a file is no text that can be read, or None if it is."""
+    try:
+        Path(file).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or "not UTF-8"
+    return None
 
 
 def _started(events: list[Event], summary: RunSummary) -> RunStarted:

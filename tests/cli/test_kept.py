@@ -388,6 +388,12 @@ def test_a_message_is_changed(kept: Cli, server: OpenAIServer) -> None:
     assert server.requests[-1]["messages"][0]["content"].startswith("You are the coder.\nBe brief.")
     assert server.requests[-1]["model"] == "another-model"
     assert "write AGENT=FILE" in kept("resume", other, "--prompt", "cook=coder.md").stderr
+    third = kept("branch", "last", "--at", "1").stdout.strip()
+    (kept.directory / "coder.md").unlink()
+    gone = kept("resume", third)
+    assert gone.returncode == 2
+    assert "coder.md: No such file or directory; name another with --prompt coder=FILE" in gone.stderr
+    kept.write("coder.md", "You are the coder.\nBe brief.")
     other = kept("branch", "last", "--at", "0", "--message", "Another task").stdout.strip()
     assert kept("resume", other).returncode == 0
     assert "# The task\n\nAnother task" in json.dumps(server.requests[-1]).replace("\\n", "\n")
