@@ -12,7 +12,7 @@ from typing import Any
 
 from sandboxes.jupyter.client import Audience, Client
 from sandboxes.runner.capture import HeadTail
-from sandboxes.types import Display, ErrorInfo, OnOutput
+from sandboxes.types import Display, ErrorInfo, OnOutput, Stream
 
 MAX_DISPLAYS, MAX_DISPLAY_BYTES = 100, 16 << 20
 MAX_TEXT = 1 << 20
@@ -112,11 +112,15 @@ class Cell(Audience):
 
     def _write(self, name: Any, data: bytes) -> None:
         self.streams[name].feed(data)
+        self.heard(name, data)
+
+    def heard(self, stream: Stream, data: bytes) -> None:
+        """Pass output on, whichever way it came."""
         if self._on_output is None or self.trouble.done():
             return
         try:
-            self._on_output(name, data)
-        except Exception as error:  # the caller's own, who is to see it
+            self._on_output(stream, data)
+        except Exception as error:  # the caller's own, who is to see it, whatever it is
             self.trouble.set_exception(error)
             self.trouble.exception()  # also where nobody waits for it any more
 

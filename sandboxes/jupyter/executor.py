@@ -200,7 +200,7 @@ class KernelExecutor(ScriptExecutor):
         assert self._client is not None
         link = self._ready()
         cell = Cell(self._limits.output, on_output)
-        ending = asyncio.ensure_future(await link.begin_cell(on_output))
+        ending = asyncio.ensure_future(await link.begin_cell(None if on_output is None else cell.heard))
         talking = asyncio.ensure_future(cell.run(self._client, code))
         verdict = ""
         try:
@@ -215,7 +215,10 @@ class KernelExecutor(ScriptExecutor):
             talking.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await talking
-        return await self._finish(cell, outcome, verdict)
+        result = await self._finish(cell, outcome, verdict)
+        if cell.trouble.done():  # with the last that was written
+            cell.trouble.result()
+        return result
 
     async def _wait(self, cell: Cell, ending: asyncio.Future[Outcome], talking: asyncio.Future[None]) -> str:
         """Wait for the end of a cell or of the kernel; return the verdict if it was not left to itself."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sandboxes import CodeBlock, Executor, Limits, open_executor
+from sandboxes import CodeBlock, Executor, Limits, SandboxClosedError, open_executor
 from sandboxes.jupyter.client import Client
 from sandboxes.jupyter.zmtp import COMMAND, GREETING, LONG, MORE, ZmtpError, frame
 from tests.fuzz.mutate import mutate
@@ -161,6 +161,18 @@ async def test_kernel_that_never_says_it_is_idle_has_done_with_its_answer(kernel
         started = time.monotonic()
         assert await out(kernel, code) == "hushed\n"
         assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("error", [SandboxClosedError("x"), TimeoutError(), ValueError("full")], ids=repr)
+async def test_error_of_a_listener_is_passed_on_whatever_it_is(kernel: Executor, error: Exception) -> None:
+    def refuse(stream: str, data: bytes) -> None:
+        raise error
+
+    await out(kernel, "x = 1")
+    for code in ("print('at the end')", "import time\nprint('up', flush=True)\ntime.sleep(60)"):
+        with pytest.raises(type(error)):
+            await kernel.run(CodeBlock(code), on_output=refuse)
+        assert await out(kernel, "print(x)") == "1\n"
 
 
 # Bytes
