@@ -59,11 +59,15 @@ async def test_flood_of_displays_between_and_during_cells_costs_the_host_little(
     before = forget_memory()
     await out(kernel, "flooding.start()")
     await asyncio.sleep(1.0)
-    for number in range(3):
-        assert await out(kernel, f"time.sleep(0.2); print({number}, sent > 100)") == f"{number} True\n"
+    for number in range(1, 4):
+        assert await out(kernel, f"while sent < {number * 100}: time.sleep(0.01)\nprint({number})") == f"{number}\n"
     assert await out(kernel, "flooding.join(); print(sent)") == "512\n"
-    result = await kernel.run(CodeBlock("1 + 1"))
-    assert (result.verdict, [display.data for display in result.displays]) == ("ok", [{"text/plain": "2"}])
+    for _ in range(3):  # what was published before may still be on its way, and the display behind it
+        result = await kernel.run(CodeBlock("1 + 1"))
+        assert result.verdict == "ok", result
+        if result.displays:
+            break
+    assert [display.data for display in result.displays] == [{"text/plain": "2"}]
     # Displays of a thread's are those of the cell that started it, and that one is over.
     assert memory() - before < 64 << 20
 
