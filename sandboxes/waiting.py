@@ -31,9 +31,7 @@ async def uninterrupted(work: Any) -> Any:
     while not task.done():
         try:
             await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.done():
-                break
+        except asyncio.CancelledError:  # also if it has just been done; or the work itself was cancelled
             cancelled = True
         except Exception:
             break

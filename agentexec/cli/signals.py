@@ -52,6 +52,29 @@ class Interrupts:
 
 
 @contextmanager
+def _wakes_the_loop() -> Iterator[None]:
+    """Let a signal end the loop's wait.
+
+    One that comes between the last look for signals and the wait, or to another thread, would only be seen after it.
+    """
+    import asyncio
+    import socket
+
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        loop.add_reader(ours, ours.recv, 4096)
+        previous = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(previous)
+            loop.remove_reader(ours)
+
+
+@contextmanager
 def interrupts(on_interrupt: Callable[[], None]) -> Iterator[Interrupts]:
     """Call `on_interrupt` in the running loop when a signal asks the command to end.
 
@@ -60,7 +83,8 @@ def interrupts(on_interrupt: Callable[[], None]) -> Iterator[Interrupts]:
     state = Interrupts(on_interrupt)
     previous = {number: signal.signal(number, state.handle) for number in SIGNALS}
     try:
-        yield state
+        with _wakes_the_loop():
+            yield state
     finally:
         state.over = True
         # After a signal the command is about to end; a second one must not cost what it has to tell.
