@@ -198,7 +198,12 @@ class LocalSandbox(Sandbox):
         temporary = str(self._temporary.path)
         return {
             "seccomp": landlock.runner_filter(),
-            "landlock": landlock.confinement(self._interpreter, [str(self.workspace), temporary], self._limits),
+            "landlock": landlock.confinement(
+                self._interpreter,
+                [str(self.workspace), temporary],
+                self._limits,
+                ask_forks=self._process_cap() == "guard",
+            ),
             "scratch": [temporary],
             "counted": [temporary],
         }
@@ -215,10 +220,10 @@ class LocalSandbox(Sandbox):
         return self._place is not None and controller in self._place.parents
 
     def _process_cap(self) -> str:
-        if self._tier == "landlock":
-            return "guard"
         if self._holds(PIDS):
             return "cgroup"
+        if self._tier == "landlock":
+            return "guard"
         if self._tier == "none" or os.geteuid() == 0:  # whom the kernel exempts from RLIMIT_NPROC
             return "watcher"
         return "rlimit" if _kernel() >= NPROC_PER_NAMESPACE else "watcher"
@@ -228,8 +233,7 @@ class LocalSandbox(Sandbox):
             "rlimit": "RLIMIT_NPROC in a user namespace",
             "cgroup": "pids control group",
             "watcher": "runner's watcher",
-            "guard": "the runner, asked by a seccomp filter"
-            + (", and pids control group" if self._holds(PIDS) else ""),
+            "guard": "the runner, asked by a seccomp filter",
         }[self._process_cap()]
         shared = {
             "wall_time": "runner",
@@ -247,7 +251,8 @@ class LocalSandbox(Sandbox):
                 unenforced=() if limits.network else ("network",),
             )
         if self._tier == "landlock":
-            return Isolation(tier="landlock", mechanisms={**self._chosen(), **shared, **landlock.mechanisms(limits)})
+            own = landlock.mechanisms(limits, ask_forks=self._process_cap() == "guard")
+            return Isolation(tier="landlock", mechanisms={**self._chosen(), **shared, **own})
         return Isolation(
             tier=self._tier,
             mechanisms={

@@ -39,6 +39,8 @@ FILES: Mapping[int, Mapping[str, tuple[str, str, int]]] = {
         "kinds": (MEMORY, "memory.stat", os.O_RDONLY),
         "peak": (MEMORY, "memory.peak", os.O_RDWR),  # writable, to start anew, since Linux 6.12
         "cpu": (CPU, "cpu.stat", os.O_RDONLY),
+        "processes": (PIDS, "pids.current", os.O_RDONLY),
+        "most": (PIDS, "pids.max", os.O_RDWR),  # writable, to hold all forks while a block is ended
     },
     1: {
         "events": (MEMORY, "memory.oom_control", os.O_RDONLY),
@@ -48,6 +50,8 @@ FILES: Mapping[int, Mapping[str, tuple[str, str, int]]] = {
         "kernel": (MEMORY, "memory.kmem.usage_in_bytes", os.O_RDONLY),
         "sockets": (MEMORY, "memory.kmem.tcp.usage_in_bytes", os.O_RDONLY),  # the only kind that is not in the sum
         "cpu": (CPU, "cpuacct.usage", os.O_RDONLY),
+        "processes": (PIDS, "pids.current", os.O_RDONLY),
+        "most": (PIDS, "pids.max", os.O_RDWR),
     },
 }
 """For each version, what the runner reads: its name for it, the controller, the file and how it is opened."""

@@ -69,16 +69,19 @@ def require(interpreter: Interpreter, workspace: Path) -> None:
             )
 
 
-def confinement(interpreter: Interpreter, writable: Sequence[str], limits: Limits) -> dict[str, Any]:
+def confinement(
+    interpreter: Interpreter, writable: Sequence[str], limits: Limits, *, ask_forks: bool
+) -> dict[str, Any]:
     """Return what the runner is to do to itself and to its blocks.
 
     Args:
         interpreter: What the runner is started with.
         writable: The workspace, and the other directories that blocks may write to.
         limits: The network.
+        ask_forks: Whether the runner has to count processes, as no control group does.
     """
     version = abi()
-    filters = compile_shared_filter(limits.network, version)
+    filters = compile_shared_filter(limits.network, version, ask_forks=ask_forks)
     return {
         "abi": version,
         "readable": list(_readable(interpreter, limits.network)),
@@ -86,7 +89,8 @@ def confinement(interpreter: Interpreter, writable: Sequence[str], limits: Limit
         "writable": list(writable),
         "network": limits.network,
         "filter": b64encode(filters).decode(),
-        "asked": {str(number): name for number, name in asked_calls(version).items()},
+        "asked": {str(number): name for number, name in asked_calls(version, ask_forks=ask_forks).items()},
+        "ask_forks": ask_forks,
     }
 
 
@@ -102,7 +106,7 @@ def _readable(interpreter: Interpreter, network: bool) -> Iterator[str]:
             yield os.path.realpath(path)
 
 
-def mechanisms(limits: Limits) -> dict[str, str]:
+def mechanisms(limits: Limits, *, ask_forks: bool) -> dict[str, str]:
     """Return what holds what, and what is left open, for `Isolation`."""
     signals = "Landlock's scope" if abi() >= SCOPE_ABI else "the runner, asked by a seccomp filter"
     return {
@@ -115,5 +119,6 @@ def mechanisms(limits: Limits) -> dict[str, str]:
         "other processes": f"signals by {signals}, memory by Landlock; not hidden: ids, names and arguments",
         "secrets": "nothing is passed on, memory by Landlock",
         "system calls": "seccomp filter",
-        "kill": "subreaper, process tree walk with forks held by a seccomp filter",
+        "kill": "subreaper, process tree walk with forks held by "
+        + ("a seccomp filter" if ask_forks else "the pids control group"),
     }

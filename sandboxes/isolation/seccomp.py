@@ -138,10 +138,10 @@ ASKED: dict[str, tuple[int | None, int | None]] = {
     "utimes": (235, None),
     "futimesat": (261, None),
     "utimensat": (280, 88),
-    "fork": (57, None),
-    "vfork": (58, None),
-    "clone": (56, 220),
 }
+ASKED_FORKS: dict[str, tuple[int | None, int | None]] = {"fork": (57, None), "vfork": (58, None), "clone": (56, 220)}
+"""Asked about too where no control group counts processes. A signal that comes before the runner has taken such a
+question makes the call fail with EINTR, which few programs expect of a fork."""
 ASKED_SIGNALS: dict[str, tuple[int | None, int | None]] = {
     "kill": (62, 129),
     "tkill": (200, 130),
@@ -267,13 +267,16 @@ def compile_filter(machine: str | None = None) -> bytes:
 
 
 @functools.cache
-def compile_shared_filter(network: bool, landlock_abi: int, machine: str | None = None) -> bytes:
+def compile_shared_filter(
+    network: bool, landlock_abi: int, machine: str | None = None, *, ask_forks: bool = True
+) -> bytes:
     """Return the filter that blocks have besides `compile_filter`'s where they share namespaces with the host.
 
     Args:
         network: Whether blocks may have internet sockets.
         landlock_abi: What the kernel's Landlock can do; the filter makes up for what it cannot.
         machine: As `platform.machine()` names it; None means this machine.
+        ask_forks: Whether the runner counts processes.
 
     Raises:
         LookupError: there is no table for the architecture.
@@ -283,7 +286,7 @@ def compile_shared_filter(network: bool, landlock_abi: int, machine: str | None 
     program = _start(machine)
     for calls, number in SHARED.values():
         program += _only_for(calls[column], [_refuse(number)])
-    for call in asked_calls(landlock_abi, machine):
+    for call in asked_calls(landlock_abi, machine, ask_forks=ask_forks):
         program += _only_for(call, [_statement(_RETURN, _ASK)])
     if landlock_abi < _TRUNCATE_ABI:
         program += _only_for(_TRUNCATE[column], [_refuse()])
@@ -303,10 +306,14 @@ def compile_shared_filter(network: bool, landlock_abi: int, machine: str | None 
     return _assemble(program)
 
 
-def asked_calls(landlock_abi: int, machine: str | None = None) -> dict[int, str]:
+def asked_calls(landlock_abi: int, machine: str | None = None, *, ask_forks: bool = True) -> dict[int, str]:
     """Return number and name of the system calls that `compile_shared_filter` leaves to the runner."""
     column = _column(machine or platform.machine())
-    table = ASKED if landlock_abi >= _SIGNAL_ABI else {**ASKED, **ASKED_SIGNALS}
+    table = {
+        **ASKED,
+        **(ASKED_FORKS if ask_forks else {}),
+        **(ASKED_SIGNALS if landlock_abi < _SIGNAL_ABI else {}),
+    }
     return {number: name for name, calls in table.items() if (number := calls[column]) is not None}
 
 

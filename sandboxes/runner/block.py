@@ -34,6 +34,8 @@ TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional, Tuple
 
+    from .group import ProcessCount
+
 DRAIN = 0.2
 """Seconds to wait for the rest of the output after everything was killed (only an escaped process can use them)."""
 SHARED_MEMORY = "/dev/shm"  # noqa: S108
@@ -68,13 +70,21 @@ class Block:
         watch: The watcher that was made with it.
         live: Whether output is sent while the block runs.
         wakeup: Descriptor that becomes readable when a child ends.
+        count: The sandbox's pids control group, where that is what holds forks.
 
     Attributes:
         leftover: Id of the main process if it is dead but has not been waited for; 0 otherwise.
     """
 
     def __init__(
-        self, config: Dict[str, Any], channel: Channel, spare: Spare, watch: Watch, live: bool, wakeup: int
+        self,
+        config: Dict[str, Any],
+        channel: Channel,
+        spare: Spare,
+        watch: Watch,
+        live: bool,
+        wakeup: int,
+        count: Optional[ProcessCount] = None,
     ) -> None:
         self._limits: Dict[str, Any] = config["limits"]
         self._pid_namespace: bool = config["pid_namespace"]
@@ -82,6 +92,7 @@ class Block:
         self._spare = spare
         self._live = live
         self._wakeup = wakeup
+        self._count = count
         self._status = -1
         self._reaped = False
         self._cpu_time = 0.0
@@ -258,8 +269,17 @@ class Block:
             self._cpu_time, self._maxrss = linux.usage(self.leftover)
             os.kill(self.leftover, signal.SIGKILL)
             return
-        # Who has no child left has no descendant: orphans become children of PID 1, or of the subreaper. Where there
-        # is a guard, nobody forks any more: it does not answer.
+        if self._count is not None:
+            self._count.hold_forks()
+        try:
+            self._kill_all()
+        finally:
+            if self._count is not None:
+                self._count.release_forks()
+
+    def _kill_all(self) -> None:
+        # Who has no child left has no descendant: orphans become children of PID 1, or of the subreaper. A guard that
+        # is asked about forks does not answer any more.
         while self._reap(os.WNOHANG):
             linux.signal_all(self._pid_namespace, signal.SIGKILL)
             if not self._pid_namespace:
@@ -272,6 +292,8 @@ class Block:
         page = self._spare.page
         if page[0] != ENDED or self._verdict or self._reaped:
             return False
+        if self._count is not None:
+            return self._count.current() == len(os.listdir("/proc/self/task")) + 1
         if self._guard is not None:
             return self._guard.forks == 0
         return self._pid_namespace and linux.newest_process() == self._spare.pid

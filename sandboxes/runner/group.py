@@ -169,6 +169,36 @@ def _own_cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+class ProcessCount:
+    """What the group's pids controller counts and caps: the runner's threads, and all of the block's.
+
+    Args:
+        now: Descriptor of `pids.current`.
+        most: Of `pids.max`, writable.
+    """
+
+    def __init__(self, now: int, most: int) -> None:
+        self._now, self._most = now, most
+        self._limit = os.pread(most, 64, 0)
+
+    @classmethod
+    def given(cls, files: "Dict[str, int]") -> "Optional[ProcessCount]":
+        """Return the count whose files were handed over, or None if there is none."""
+        return cls(files["processes"], files["most"]) if {"processes", "most"} <= set(files) else None
+
+    def current(self) -> int:
+        """Return how many processes and threads there are, those included that nobody has waited for."""
+        return int(os.pread(self._now, 64, 0))
+
+    def hold_forks(self) -> None:
+        """Let nobody fork, so that who is seen is there to be killed."""
+        os.pwrite(self._most, b"0", 0)
+
+    def release_forks(self) -> None:
+        """What was before."""
+        os.pwrite(self._most, self._limit, 0)
+
+
 class Rank:
     """Whom the kernel takes first when memory is short: blocks, never the runner.
 

@@ -24,7 +24,7 @@ from .channel import Channel, HostGone
 from .confine import Confinement
 from .files import DIRECTORY, Listing, Refused, empty_directory, refusal, reopen, write_file, write_new
 from .frames import MAX_CODE
-from .group import MemoryGroup, Rank, receive
+from .group import MemoryGroup, ProcessCount, Rank, receive
 from .hidden import remove_segments
 from .kernel import Kernel
 from .kernelspec import find_kernel
@@ -119,6 +119,14 @@ class Supervisor:
         self._group = MemoryGroup.find() if config["memory_group"] else MemoryGroup.given(files)
         if self._group is not None:
             self._group.settle()
+        self._count = self._find_count(files)
+
+    def _find_count(self, files: Dict[str, int]) -> Optional[ProcessCount]:
+        """Return what holds forks, where the end of a PID namespace does not end all that is in it."""
+        count = None if self._config["pid_namespace"] else ProcessCount.given(files)
+        if count is None and self._config["landlock"] and not self._config["landlock"]["ask_forks"]:
+            raise StartError("the pids control group is not there")
+        return count
 
     def _confine(self) -> Optional[Confinement]:
         try:
@@ -356,7 +364,7 @@ class Supervisor:
         assert self._ahead is not None
         spare, watch = self._ahead
         self._ahead = None
-        block = Block(self._config, self._channel, spare, watch, live, self._wakeup)
+        block = Block(self._config, self._channel, spare, watch, live, self._wakeup, self._count)
         try:
             report = block.run(job)
         finally:

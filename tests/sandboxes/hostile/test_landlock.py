@@ -25,6 +25,8 @@ from sandboxes import (
     open_executor,
 )
 from sandboxes.isolation import landlock
+from sandboxes.isolation.cgroups import usable_place
+from sandboxes.isolation.hierarchy import PIDS
 from sandboxes.isolation.interpreter import find_interpreter
 from tests.sandboxes.backends import LANDLOCK, Backend, require_engine
 from tests.sandboxes.hostile.arena import Arena
@@ -357,6 +359,20 @@ async def test_chain_of_forks_is_ended(arena: Arena) -> None:
     import time; time.sleep(60)
     """
     await arena.attack(code, verdict="timeout", wall_time=1)
+
+
+@pytest.mark.skipif(PIDS not in getattr(usable_place(), "parents", ()), reason="no control group counts processes here")
+async def test_signals_interrupt_no_fork_where_a_control_group_counts(arena: Arena) -> None:
+    code = """
+    import os, signal
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # without SA_RESTART, as dash has it
+    for _ in range(20):
+        for _ in range(20):
+            if os.fork() == 0: os._exit(0)
+        for _ in range(20): os.wait()
+    print("done")
+    """
+    assert (await arena.attack(code)).stdout == "done\n"
 
 
 async def test_workspace_around_the_interpreter_is_refused() -> None:

@@ -62,7 +62,7 @@ async def test_files_that_programs_read_at_their_start_change_nothing(arena: Are
         # json.py may shadow for a block that imports it, which this one does not.
         result = await executor.run(arena.python(check))
         assert (result.verdict, result.stdout) == ("ok", "[] False False\nb'shell\\n'\nFalse\n"), result
-        result = await executor.run(CodeBlock("echo $0 | wc -l", language="sh"))
+        result = await executor.run(CodeBlock("set -- $0; echo $#", language="sh"))
         assert (result.verdict, result.stdout) == ("ok", "1\n"), result
         await arena.assert_usable(executor)
 

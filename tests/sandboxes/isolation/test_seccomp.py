@@ -10,6 +10,7 @@ import pytest
 
 from sandboxes.isolation.seccomp import (
     ASKED,
+    ASKED_FORKS,
     ASKED_SIGNALS,
     AUDIT_ARCH,
     DENIED,
@@ -73,7 +74,7 @@ def verdict(program: bytes, machine: str, call: int, *arguments: int) -> str:
 
 def number(name: str, machine: str) -> int | None:
     column = MACHINES.index(machine)
-    tables = (NUMBERS, DENIED, {name: calls for name, (calls, _) in SHARED.items()}, ASKED, ASKED_SIGNALS)
+    tables = (NUMBERS, DENIED, {name: calls for name, (calls, _) in SHARED.items()}, ASKED, ASKED_FORKS, ASKED_SIGNALS)
     return next(table[name] for table in tables if name in table)[column]
 
 
@@ -118,7 +119,7 @@ CASES: list[tuple[str, tuple[int, ...], str, str]] = [
     ("getxattr", (4096, 0, 0), "ENOTSUP", "ENOTSUP"),
     ("fgetxattr", (3, 0, 0), ALLOW, ALLOW),
     ("inotify_init1", (0,), "ENOSYS", "ENOSYS"),
-    *[(name, (3, 0, 0, 0), ASK, ASK) for name in ASKED],
+    *[(name, (3, 0, 0, 0), ASK, ASK) for name in (*ASKED, *ASKED_FORKS)],
     *[(name, (1234, 9), ALLOW, ALLOW) for name in ASKED_SIGNALS],
 ]
 
@@ -148,6 +149,17 @@ def test_shared_filter_makes_up_for_an_older_landlock(machine: str) -> None:
         assert call is not None
         assert [verdict(program, machine, call, 1, 9) for program in (old, middle, new)] == [ASK, ASK, ALLOW], name
     assert set(asked_calls(5, machine).values()) - set(asked_calls(6, machine).values()) == set(ASKED_SIGNALS)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_shared_filter_leaves_forks_alone_where_a_group_counts(machine: str) -> None:
+    program = compile_shared_filter(False, 7, machine, ask_forks=False)
+    for name in ASKED_FORKS:
+        call = number(name, machine)
+        if call is not None:
+            assert verdict(program, machine, call, 17, 0) == ALLOW
+    asked = set(asked_calls(7, machine).values()) - set(asked_calls(7, machine, ask_forks=False).values())
+    assert asked == {name for name in ASKED_FORKS if number(name, machine) is not None}
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -186,7 +198,7 @@ def test_common_filter(machine: str) -> None:
 def test_the_same_call_gets_the_same_verdict_on_both_architectures(machine: str) -> None:
     for build in (compile_filter, lambda machine: compile_shared_filter(False, 7, machine)):
         ours, theirs = build(machine), build("x86_64")
-        for name in (*NUMBERS, *DENIED, *SHARED, *ASKED, *ASKED_SIGNALS):
+        for name in (*NUMBERS, *DENIED, *SHARED, *ASKED, *ASKED_FORKS, *ASKED_SIGNALS):
             here, there = number(name, machine), number(name, "x86_64")
             if here is not None and there is not None:
                 for arguments in ((), (1, 1), (0, 0x5412), (3, 0x40086602), (1, 2, 0o4755, 0o4755)):
