@@ -32,6 +32,7 @@ class Cell(Audience):
         on_output: Gets what comes in them.
 
     Attributes:
+        begun: Whether the kernel says that it has begun with it.
         trouble: Has the exception that `on_output` raised, after which it is not called any more.
     """
 
@@ -48,6 +49,7 @@ class Cell(Audience):
         self.sent = False
         self.error: ErrorInfo | None = None
         self.execution_count: int | None = None
+        self.begun = False
 
     @property
     def notes(self) -> list[str]:
@@ -92,7 +94,7 @@ class Cell(Audience):
         if kind in ("display_data", "execute_result"):
             self._show(content, _count(content) if kind == "execute_result" else None)
         elif kind == "execute_input":
-            self.execution_count = _count(content)
+            self.execution_count, self.begun = _count(content), True
         elif kind == "update_display_data":
             self._update(content)
         elif kind == "clear_output":

@@ -47,8 +47,8 @@ READY_TIMEOUT, GREETING = 30.0, 1.0
 LOOK = 0.5
 """Seconds between two looks at whether a kernel that is coming up still runs."""
 INTERRUPTS = (0.4, 0.4, 2.0)
-"""Seconds that a cell has to come to an end after each interrupt, before the kernel is ended. To format the traceback
-of an interrupt in a long module takes a busy machine more than one."""
+"""Seconds that a cell has to come to an end, before the kernel is ended; until it has begun, it is interrupted again
+after each. To format the traceback of an interrupt in a long module takes a busy machine more than one."""
 END_GRACE = 1.0
 """Seconds for the runner to report a kernel that it was told to end."""
 BEAT, PATIENCE = 2.0, 12.0
@@ -241,27 +241,37 @@ class KernelExecutor(ScriptExecutor):
                 await self._end(ending, "failed", f"it has answered no heartbeat for {silence:.0f} s")
                 return ""
         verdict = "cancelled" if self._cancelled.done() else "timeout"
-        await self._interrupt(ending, talking, verdict)
+        await self._interrupt(cell, ending, talking, verdict)
         return verdict
 
     async def _end(self, ending: asyncio.Future[Outcome], verdict: str, why: str) -> None:
         await self._ready().tell("stop", verdict=verdict, message=why)
         await asyncio.wait([ending], timeout=END_GRACE)
 
-    async def _interrupt(self, ending: asyncio.Future[Outcome], talking: asyncio.Future[None], verdict: str) -> None:
-        """Interrupt the cell, more than once, since a kernel that has not begun with it yet does not listen."""
-        link = self._ready()
+    async def _interrupt(
+        self, cell: Cell, ending: asyncio.Future[Outcome], talking: asyncio.Future[None], verdict: str
+    ) -> None:
+        """Interrupt the cell; again if the kernel may not have begun with it, since it does not listen before.
+
+        But not again after that: the next one would hit the kernel while it makes a traceback of the first.
+        """
         both: list[asyncio.Future[Any]] = [ending, talking]
+        heard = False
         for patience in INTERRUPTS:
-            if self._client is not None and self._traits.interrupt_mode == "message":
-                self._client.interrupt()
-            else:
-                await link.tell("interrupt")
-            if self._client is not None:
-                self._client.probe()
+            if not heard:
+                heard = cell.begun
+                await self._send_interrupt()
             if (await asyncio.wait(both, timeout=patience, return_when=asyncio.FIRST_COMPLETED))[0]:
                 return
         await self._end(ending, verdict, "it did not listen to an interrupt")
+
+    async def _send_interrupt(self) -> None:
+        if self._client is not None and self._traits.interrupt_mode == "message":
+            self._client.interrupt()
+        else:
+            await self._ready().tell("interrupt")
+        if self._client is not None:
+            self._client.probe()
 
     async def _abandon(self, cell: Cell, ending: asyncio.Future[Outcome], talking: asyncio.Future[None]) -> None:
         """Nobody waits for the cell any more: end it, and the kernel only if need be."""
@@ -270,7 +280,7 @@ class KernelExecutor(ScriptExecutor):
                 # The cell still runs, and its report is still to come.
                 ending = asyncio.ensure_future(self._ready().end_of_cell())
             if cell.sent:
-                await self._interrupt(ending, talking, "cancelled")
+                await self._interrupt(cell, ending, talking, "cancelled")
             else:
                 talking.cancel()
             if not ending.done():
