@@ -123,7 +123,7 @@ async def test_fork_fails_at_the_limit(arena: Arena) -> None:
         result = await arena.run(executor, code)
         reason, forked = result.stdout.split("\n")[:2]
         assert reason == "Resource temporarily unavailable"
-        assert 8 <= int(forked) < 16
+        assert (4 if arena.row.keeps_state else 8) <= int(forked) < 16  # a kernel has threads of its own
 
 
 async def test_thread_bomb_is_capped(arena: Arena) -> None:
