@@ -18,9 +18,10 @@ import struct
 import threading
 import time
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Literal, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any, Literal
+
+from tests.loopback import HttpServer, LoopbackServer
 
 USAGE: dict[str, Any] = {
     "prompt_tokens": 100,
@@ -76,7 +77,7 @@ def error_body(message: str, code: str | None = None) -> dict[str, Any]:
     return {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
 
 
-class OpenAIServer:
+class OpenAIServer(LoopbackServer):
     """See the module's docstring.
 
     Attributes:
@@ -97,7 +98,10 @@ class OpenAIServer:
         slow: Seconds before a reply starts.
     """
 
+    path = "/v1"
+
     def __init__(self, replies: dict[str, list[str | Said]] | None = None) -> None:
+        super().__init__()
         self.replies: dict[str, list[str | Said]] = replies or {"*": ["Hello from the server."]}
         self.faults: list[Fault] = []
         self.requests: list[dict[str, Any]] = []
@@ -115,27 +119,6 @@ class OpenAIServer:
         self.slow = 0.0
         self._played: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._closing = threading.Event()
-
-    def __enter__(self) -> Self:
-        self._http = _Server(("127.0.0.1", 0), _Handler)
-        self._http.owner = self
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._closing.set()
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
-
-    @property
-    def url(self) -> str:
-        """The base URL."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
 
     def forget(self) -> None:
         """Start each role's replies anew."""
@@ -159,28 +142,10 @@ class OpenAIServer:
         reply = replies[min(number, len(replies) - 1)]
         return Said(reply) if isinstance(reply, str) else reply
 
-    def wait_closing(self, seconds: float) -> None:
-        """Wait, but not beyond the server's end."""
-        self._closing.wait(seconds)
-
-    @property
-    def closing(self) -> bool:
-        """Whether the server ends."""
-        return self._closing.is_set()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = True
-    owner: OpenAIServer
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that leave in the middle are part of the tests."""
-
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
+    server: HttpServer
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         """Stay quiet."""
@@ -189,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(404, error_body("Not found"))
 
     def do_POST(self) -> None:
-        owner = self.server.owner
+        owner: OpenAIServer = self.server.owner
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
         owner.times.append(time.monotonic())
         owner.headers.append({name.lower(): value for name, value in self.headers.items()})
@@ -213,13 +178,13 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path == "/v1/responses":
             self._responses(body, owner.reply_to(body))
         elif body.get("stream") and owner.stream:
-            owner.wait_closing(owner.slow)
+            owner.closing.wait(owner.slow)
             self._stream(body, owner.reply_to(body))
         else:
             self._whole(body, owner.reply_to(body))
 
     def _fail(self, fault: Fault, body: dict[str, Any]) -> None:
-        owner = self.server.owner
+        owner: OpenAIServer = self.server.owner
         if fault.kind == "status":
             self._json(fault.status, fault.body or error_body("It failed."), fault.headers)
         elif fault.kind == "raw":
@@ -253,12 +218,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self._end()
 
     def _stream(self, body: dict[str, Any], said: Said) -> None:
-        owner = self.server.owner
+        owner: OpenAIServer = self.server.owner
         self._begin()
         self._event(json.dumps(_chunk(body, {"role": "assistant", "content": ""})))
         for piece in _pieces(said.text):
             self._event(json.dumps(_chunk(body, {"content": piece}), ensure_ascii=False))
-            owner.wait_closing(owner.delay)
+            owner.closing.wait(owner.delay)
         for piece in _pieces(said.refusal):
             self._event(json.dumps(_chunk(body, {"refusal": piece})))
         for index, (call_id, name, arguments) in enumerate(said.calls):
@@ -312,7 +277,7 @@ class _Handler(BaseHTTPRequestHandler):
                 name = "refusal" if kind == "refusal" else "output_text"
                 for piece in _pieces(part[kind]):
                     send(f"response.{name}.delta", **place, content_index=number, delta=piece)
-                    self.server.owner.wait_closing(self.server.owner.delay)
+                    self.server.owner.closing.wait(self.server.owner.delay)
                 send(f"response.{name}.done", **place, content_index=number, **{kind: part[kind]})
             if item["type"] == "function_call":
                 for piece in _pieces(item["arguments"]):
@@ -343,7 +308,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _until_client_leaves(self) -> None:
         self.connection.settimeout(0.02)
-        while not self.server.owner.closing:
+        while not self.server.owner.closing.is_set():
             try:
                 if not self.connection.recv(1024):
                     break
@@ -418,3 +383,6 @@ def _response(body: dict[str, Any], said: Said, usage: dict[str, Any] | None) ->
         "output": output,
         "usage": counted,
     }
+
+
+OpenAIServer.handler = _Handler

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import gzip
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from tests.loopback import HttpServer, LoopbackServer
 
-class OtlpReceiver:
+
+class OtlpReceiver(LoopbackServer):
     """Takes what exporters send.
 
     Attributes:
@@ -25,30 +25,10 @@ class OtlpReceiver:
     """
 
     def __init__(self, *, status: int = 200, hang: bool = False) -> None:
+        super().__init__()
         self.traces: list[ExportTraceServiceRequest] = []
         self.metrics: list[ExportMetricsServiceRequest] = []
         self.status, self.hang = status, hang
-        self.closing = threading.Event()
-
-    def __enter__(self) -> Self:
-        self._http = _Server(("127.0.0.1", 0), _Handler)
-        self._http.owner = self
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.closing.set()
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
-
-    @property
-    def url(self) -> str:
-        """The base endpoint."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
 
     def spans(self) -> list[Span]:
         """Return all spans."""
@@ -83,20 +63,14 @@ def _value(value: AnyValue) -> Any:
     return getattr(value, str(kind))
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = True
-    owner: OtlpReceiver
-
-
 class _Handler(BaseHTTPRequestHandler):
-    server: _Server
+    server: HttpServer
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         """Stay quiet."""
 
     def do_POST(self) -> None:
-        owner = self.server.owner
+        owner: OtlpReceiver = self.server.owner
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.headers.get("Content-Encoding") == "gzip":
             body = gzip.decompress(body)
@@ -110,3 +84,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(owner.status)
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+
+OtlpReceiver.handler = _Handler

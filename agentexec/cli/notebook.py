@@ -14,7 +14,7 @@ from typing import Any
 from agentexec.cli.options import SANDBOX_FAILED, USAGE, Place, fail, make_executor, read_place
 from agentexec.cli.output import CannotWrite, Output, say
 from agentexec.cli.run import exit_status, report, show_displays
-from agentexec.cli.signals import INTERRUPTED, Interrupted, Interrupts, interrupts
+from agentexec.cli.signals import INTERRUPTED, Interrupted, Interrupts, stopped_by_signals
 from agentexec.notebook import RAISES, SKIP, outputs_of, tags_of
 from sandboxes.errors import SandboxError, UnknownLanguage
 from sandboxes.executor import Executor
@@ -125,33 +125,18 @@ class NotebookRun:
 
     async def run(self, executor: Executor) -> bool:
         """Run the cells; return whether a signal came."""
-        task = asyncio.current_task()
-        assert task is not None
-        running = False
-        background: set[asyncio.Task[None]] = set()
-
-        def interrupt() -> None:
-            # A running cell is cancelled in a way that keeps its outputs; a second signal does not wait for that.
-            if running and signals.count == 1:
-                background.add(asyncio.create_task(executor.cancel()))
-            else:
-                task.cancel()
-
-        with interrupts(interrupt) as signals:
+        async with stopped_by_signals(executor) as state:
             try:
                 async with executor:
-                    running = True
-                    await self._run_cells(executor, signals)
-                    running = False
+                    state.running = True
+                    await self._run_cells(executor, state.signals)
+                    state.running = False
             except (asyncio.CancelledError, Interrupted):
-                if not signals:
+                if not state.signals:
                     raise
                 stopped = Result(verdict="cancelled", isolation=executor.isolation, message="interrupted")
                 self._results.append(stopped)
-            finally:
-                running = False
-                await asyncio.gather(*background, return_exceptions=True)
-        return bool(signals)
+        return bool(state.signals)
 
     async def _run_cells(self, executor: Executor, signals: Interrupts) -> None:
         streams = {"stdout": Output(1, signals), "stderr": Output(2, signals)}

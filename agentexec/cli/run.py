@@ -10,7 +10,7 @@ from typing import Any
 
 from agentexec.cli.options import SANDBOX_FAILED, USAGE, fail, make_executor, read_place
 from agentexec.cli.output import CannotWrite, Output, say, say_lines, write_stdout
-from agentexec.cli.signals import INTERRUPTED, Interrupted, interrupts
+from agentexec.cli.signals import INTERRUPTED, Interrupted, stopped_by_signals
 from agentexec.visible import visible
 from sandboxes.errors import SandboxError, UnknownLanguage
 from sandboxes.executor import Executor
@@ -84,39 +84,24 @@ def read_block(file: str | None, language: str | None) -> CodeBlock:
 
 async def _run(executor: Executor, block: CodeBlock, *, json: bool) -> tuple[Result, bool]:
     """Run a block; return what came of it, and whether a signal came."""
-    task = asyncio.current_task()
-    assert task is not None
-    running = False
-    background: set[asyncio.Task[None]] = set()
-
-    def interrupt() -> None:
-        # A running block is cancelled in a way that keeps its result; a second signal no longer waits for it.
-        if running and signals.count == 1:
-            background.add(asyncio.create_task(executor.cancel()))
-        else:
-            task.cancel()
-
-    with interrupts(interrupt) as signals:
-        outputs = {"stdout": Output(1, signals), "stderr": Output(2, signals)}
+    async with stopped_by_signals(executor) as state:
+        outputs = {"stdout": Output(1, state.signals), "stderr": Output(2, state.signals)}
 
         def show(stream: Stream, data: bytes) -> None:
             outputs[stream].write(data)
 
         try:
             async with executor:
-                running = True
+                state.running = True
                 result = await executor.run(block, on_output=None if json else show)
-                running = False
+                state.running = False
                 for output in () if json else outputs.values():
                     output.close()
         except (asyncio.CancelledError, Interrupted):
-            if not signals:
+            if not state.signals:
                 raise
             result = Result(verdict="cancelled", isolation=executor.isolation, message="interrupted")
-        finally:
-            running = False
-            await asyncio.gather(*background, return_exceptions=True)
-    return result, bool(signals)
+    return result, bool(state.signals)
 
 
 def report(result: Result, *, json: bool) -> None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sandboxes import Executor
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = 130
@@ -90,6 +95,43 @@ def interrupts(on_interrupt: Callable[[], None]) -> Iterator[Interrupts]:
         # After a signal the command is about to end; a second one must not cost what it has to tell.
         for number, handler in () if state else previous.items():
             signal.signal(number, handler)
+
+
+@dataclass
+class Stopping:
+    """An executor that signals stop.
+
+    Attributes:
+        signals: What they have done so far.
+        running: Whether a block, or one of several, is on its way.
+    """
+
+    signals: Interrupts
+    running: bool = False
+
+
+@asynccontextmanager
+async def stopped_by_signals(executor: Executor) -> AsyncIterator[Stopping]:
+    """Let the first signal cancel a running block, so that what it did is kept; a second one no longer waits for it."""
+    import asyncio
+
+    task = asyncio.current_task()
+    assert task is not None
+    background: set[asyncio.Task[None]] = set()
+
+    def interrupt() -> None:
+        if state.running and state.signals.count == 1:
+            background.add(asyncio.create_task(executor.cancel()))
+        else:
+            task.cancel()
+
+    with interrupts(interrupt) as signals:
+        state = Stopping(signals)
+        try:
+            yield state
+        finally:
+            state.running = False
+            await asyncio.gather(*background, return_exceptions=True)
 
 
 def ignore_signals() -> None:
