@@ -123,7 +123,11 @@ class Supervisor:
 
     def _find_count(self, files: Dict[str, int]) -> Optional[ProcessCount]:
         """Return what holds forks, where the end of a PID namespace does not end all that is in it."""
-        count = None if self._config["pid_namespace"] else ProcessCount.given(files)
+        if self._config["pid_namespace"]:
+            for name in {"processes", "most"} & set(files):
+                os.close(files[name])
+            return None
+        count = ProcessCount.given(files)
         if count is None and self._config["landlock"] and not self._config["landlock"]["ask_forks"]:
             raise StartError("the pids control group is not there")
         return count
