@@ -116,13 +116,7 @@ class _Job:
 
     async def run(self) -> SearchResult | None:
         """Search to the end; None if a signal came."""
-        task = asyncio.current_task()
-        assert task is not None
-
-        def interrupt() -> None:
-            task.cancel()
-
-        with interrupts(interrupt) as signals:
+        with interrupts() as signals:
             try:
                 return await self._search()
             except asyncio.CancelledError:

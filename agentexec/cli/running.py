@@ -97,13 +97,7 @@ class _Run:
 
     async def run(self, inputs: Mapping[str, bytes]) -> SolveResult:
         """Run to the end, whatever it is."""
-        task = asyncio.current_task()
-        assert task is not None
-
-        def interrupt() -> None:
-            task.cancel()
-
-        with interrupts(interrupt) as signals:
+        with interrupts() as signals:
             try:
                 return await self._solve(inputs)
             except asyncio.CancelledError:

@@ -11,6 +11,8 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import asyncio
+
     from sandboxes import Executor
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -32,7 +34,7 @@ class Interrupts:
             since the event loop cannot run.
     """
 
-    def __init__(self, on_interrupt: Callable[[], None]) -> None:
+    def __init__(self, on_interrupt: Callable[[], object]) -> None:
         self.count = 0
         self.over = False
         self.writing = False
@@ -79,13 +81,21 @@ def _wakes_the_loop() -> Iterator[None]:
             loop.remove_reader(ours)
 
 
+def _this_task() -> asyncio.Task[object]:
+    import asyncio
+
+    task = asyncio.current_task()
+    assert task is not None
+    return task
+
+
 @contextmanager
-def interrupts(on_interrupt: Callable[[], None]) -> Iterator[Interrupts]:
-    """Call `on_interrupt` in the running loop when a signal asks the command to end.
+def interrupts(on_interrupt: Callable[[], object] | None = None) -> Iterator[Interrupts]:
+    """Call `on_interrupt` in the running loop when a signal asks the command to end; without one, cancel this task.
 
     `signal.signal` rather than the loop's own handlers: those do not run while a write blocks the loop.
     """
-    state = Interrupts(on_interrupt)
+    state = Interrupts(on_interrupt or _this_task().cancel)
     previous = {number: signal.signal(number, state.handle) for number in SIGNALS}
     try:
         with _wakes_the_loop():
@@ -115,8 +125,7 @@ async def stopped_by_signals(executor: Executor) -> AsyncIterator[Stopping]:
     """Let the first signal cancel a running block, so that what it did is kept; a second one no longer waits for it."""
     import asyncio
 
-    task = asyncio.current_task()
-    assert task is not None
+    task = _this_task()
     background: set[asyncio.Task[None]] = set()
 
     def interrupt() -> None:
