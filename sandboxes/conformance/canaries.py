@@ -11,6 +11,7 @@ import secrets
 import select
 import socket
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -23,32 +24,35 @@ class Canaries:
         file: A file that holds it.
         port: TCP and UDP port on the loopback interface.
         abstract: Name of an abstract unix socket, without the NUL.
-        path: Of a unix socket.
+        path: Of a unix socket, short enough to be an address wherever the tests' own directories lie.
     """
 
     def __init__(self, directory: Path) -> None:
         self.secret = f"secret-{secrets.token_hex(8)}"
         self.file = directory / "canary.txt"
         self.file.write_text(self.secret)
-        self.path = directory / "canary.sock"
         self.abstract = f"canary-{secrets.token_hex(8)}"
-        tcp = socket.create_server(("127.0.0.1", 0))
-        self.port: int = tcp.getsockname()[1]
-        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        udp.bind(("127.0.0.1", self.port))
-        names = [str(self.path), *([f"\0{self.abstract}"] if sys.platform == "linux" else [])]
-        unix = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in names]
-        for listener, name in zip(unix, names, strict=True):
-            listener.bind(name)
-            listener.listen()
-        self._sockets = [tcp, udp, *unix]
-        self._before = self._look()
+        with contextlib.ExitStack() as opened:
+            short = opened.enter_context(tempfile.TemporaryDirectory(prefix="canary-"))
+            self.path = Path(short, "socket")
+            tcp = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+            self.port: int = tcp.getsockname()[1]
+            udp = opened.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            udp.bind(("127.0.0.1", self.port))
+            self._sockets = [tcp, udp]
+            for name in [str(self.path), *([f"\0{self.abstract}"] if sys.platform == "linux" else [])]:
+                listener = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                listener.bind(name)
+                listener.listen()
+                self._sockets.append(listener)
+            self._before = self._look()
+            self._opened = opened.pop_all()
 
     def _look(self) -> tuple[object, ...]:
-        directory = self.file.parent
         status = self.file.stat()
         return (
-            sorted(os.listdir(directory)),
+            sorted(os.listdir(self.file.parent)),
+            sorted(os.listdir(self.path.parent)),
             self.file.read_text(),
             status.st_mode,
             status.st_mtime_ns,
@@ -62,8 +66,7 @@ class Canaries:
 
     def close(self) -> None:
         """Close the sockets."""
-        for each in self._sockets:
-            each.close()
+        self._opened.close()
 
 
 def open_descriptors() -> dict[int, str]:

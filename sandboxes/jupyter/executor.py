@@ -312,13 +312,15 @@ class KernelExecutor(ScriptExecutor):
         }
         changes |= self._with_streams(outcome, result, cell)
         notes = [report.message, *cell.notes]
+        if verdict:  # what came of the interrupt, an end of the kernel perhaps, is no verdict on the cell
+            late = f"ran longer than {self._limits.wall_time:g} s"
+            changes.update(verdict=verdict, exit_code=None)
+            notes.insert(0, late if verdict == "timeout" else "cancelled")
         if not report.alive:
             self._disconnect()
             notes.append("the kernel has ended, and its state is lost; the next block has a new one")
         elif verdict:
-            late = f"ran longer than {self._limits.wall_time:g} s"
-            changes.update(verdict=verdict, exit_code=None)
-            notes.append(f"{late if verdict == 'timeout' else 'cancelled'}; it was interrupted, and the state is kept")
+            notes.append("it was interrupted, and the state is kept")
         elif cell.error is not None:
             why, note = self._blame(cell.error, report, result.files)
             changes.update(verdict=why, exit_code=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from sandboxes.conformance.canaries import Canaries
 from tests.sandboxes.backends import LOCAL, require_engine
 from tests.sandboxes.broken import RULES
 
@@ -114,3 +116,18 @@ def test_installing_the_toolkit_changes_nobodys_tests(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_other.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50)
     assert "1 passed" in done.stdout, done.stdout
+
+
+def test_canaries_are_where_a_block_could_reach_them_however_deep_the_tests_lie(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100) / ("e" * 100)
+    deep.mkdir(parents=True)
+    canaries = Canaries(deep)
+    try:
+        canaries.assert_untouched()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as visitor:
+            visitor.connect(str(canaries.path))
+            with pytest.raises(AssertionError, match="reached a socket"):
+                canaries.assert_untouched()
+    finally:
+        canaries.close()
+    assert not canaries.path.parent.exists()

@@ -228,6 +228,26 @@ async def test_cell_that_runs_too_long_is_interrupted_and_the_state_is_kept(back
         assert await out(executor, "print(x)") == "6\n"
 
 
+@pytest.mark.parametrize(
+    "then", ["os._exit(3)", "held = b'x' * (600 << 20); time.sleep(30)"], ids=["ends", "takes memory"]
+)
+async def test_what_comes_of_the_interrupt_is_no_verdict_on_the_cell(backend: Backend, then: str) -> None:
+    code = f"""
+import os, time
+print("up", flush=True)
+try:
+    time.sleep(30)
+except KeyboardInterrupt:
+    {then}
+"""
+    async with open_executor(spec(backend), limits=Limits(wall_time=1, memory="512M")) as kernel:
+        result = await kernel.run(CodeBlock(code))
+        assert (result.verdict, result.stdout, result.exit_code) == ("timeout", "up\n", None), result
+        assert result.message.startswith("ran longer than 1 s; "), result.message
+        assert "its state is lost" in result.message
+        assert await out(kernel, "print(1)") == "1\n"
+
+
 async def test_cell_that_ignores_the_interrupt_costs_the_state(backend: Backend) -> None:
     async with open_executor(spec(backend), limits=Limits(wall_time=1)) as executor:
         await out(executor, "x = 5")
