@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Mapping
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from pydantic import ValidationError
-
-from sandboxes.errors import (
-    FileTooLarge,
-    SandboxError,
-    SandboxLostError,
-    SandboxProtocolError,
-    SandboxStartError,
-    SandboxUnavailable,
-    UnknownLanguage,
-    UnsafePath,
-    WorkspaceFileNotFound,
-)
+from sandboxes.errors import SandboxError, SandboxLostError, SandboxProtocolError, SandboxStartError
 from sandboxes.languages import Language
-from sandboxes.report import KernelTraits, Report
+from sandboxes.report import KernelTraits, Report, check_done, check_kernel, read_answer, read_report
 from sandboxes.runner import bootstrap_argv, bundle
 from sandboxes.runner.capture import HeadTail
 from sandboxes.runner.frames import (
@@ -37,7 +24,6 @@ from sandboxes.runner.frames import (
     LIVE_STDOUT,
     Decoder,
     FrameError,
-    decode_control,
     encode_chunks,
     encode_control,
 )
@@ -154,7 +140,7 @@ class RunnerLink:
         kind, payload = await self._next()
         if kind != CONTROL:
             raise SandboxProtocolError("from the sandbox: an answer was expected")
-        return _object(payload)
+        return read_answer(payload)
 
     def _expect_silence(self) -> None:
         if self._frames:
@@ -219,13 +205,7 @@ class RunnerLink:
     async def _ask_for_kernel(self, request: Mapping[str, Any]) -> KernelTraits:
         self._expect_silence()
         await self._send(encode_control(dict(request)))
-        answer = await self._control()
-        if answer.get("op") != "kernel":
-            _done(answer)
-        try:
-            return KernelTraits.model_validate(answer)
-        except ValidationError:
-            raise SandboxProtocolError("from the sandbox: not what a kernel is like") from None
+        return check_kernel(await self._control())
 
     async def kernel_alive(self) -> None:
         """Return if the kernel that is coming up still runs.
@@ -285,7 +265,7 @@ class RunnerLink:
                     raise SandboxProtocolError("from the sandbox: more output than the limit")
             elif kind == CONTROL:
                 outcome.answered = True
-                outcome.report = _report(payload)
+                outcome.report = read_report(payload)
                 outcome.stdout, outcome.stderr = bytes(kept[KEPT_STDOUT]), bytes(kept[KEPT_STDERR])
                 return
             else:
@@ -314,7 +294,7 @@ class RunnerLink:
         await self._send(encode_control({"op": "put", "path": path, "size": len(data)}))
         for frame in encode_chunks(DATA, data):
             await self._send(frame)
-        _done(await self._control())
+        check_done(await self._control())
 
     async def get(self, path: str, max_bytes: int) -> bytes:
         """Read a file; see `Executor.get`."""
@@ -327,7 +307,7 @@ class RunnerLink:
         while True:
             kind, payload = await self._next()
             if kind == CONTROL:
-                _done(_object(payload))
+                check_done(read_answer(payload))
                 return bytes(content)
             content += payload
             if kind != DATA or len(content) > max_bytes:
@@ -342,12 +322,9 @@ class RunnerLink:
         await bounded(GRACE, self._ask("ping"))
 
     async def _ask(self, operation: str) -> None:
-        await self._ask_with({"op": operation})
-
-    async def _ask_with(self, request: Mapping[str, Any]) -> None:
         self._expect_silence()
-        await self._send(encode_control(dict(request)))
-        _done(await self._control())
+        await self._send(encode_control({"op": operation}))
+        check_done(await self._control())
 
     async def close(self) -> None:
         """End the runner and everything in its sandbox."""
@@ -384,43 +361,3 @@ _DEFAULT_OPTIONS: dict[str, Any] = {
     "landlock": None,
     "scratch": [],
 }
-
-_REFUSALS: dict[str, type[SandboxError]] = {
-    "unsafe_path": UnsafePath,
-    "not_found": WorkspaceFileNotFound,
-    "too_large": FileTooLarge,
-    "no_interpreter": UnknownLanguage,
-    "kernel": SandboxUnavailable,
-    "io": SandboxError,
-}
-
-
-def _object(payload: bytes) -> dict[str, Any]:
-    try:
-        return decode_control(payload)
-    except FrameError as error:
-        raise SandboxProtocolError(f"from the sandbox: {error}") from None
-
-
-def _report(payload: bytes) -> Report:
-    try:
-        return Report.model_validate_json(payload)
-    except ValidationError as error:
-        message = _object(payload)
-        if message.get("op") in ("error", "fatal"):
-            _refuse(message)
-        raise SandboxProtocolError(f"from the sandbox: not a report: {error.error_count()} errors") from None
-
-
-def _refuse(message: dict[str, Any]) -> NoReturn:
-    text = str(message.get("message", ""))[:2000]
-    if message.get("op") == "fatal":
-        raise SandboxLostError(text)
-    raise _REFUSALS.get(str(message.get("kind")), SandboxError)(text)
-
-
-def _done(message: dict[str, Any]) -> None:
-    if message.get("op") in ("error", "fatal"):
-        _refuse(message)
-    if message != {"op": "done"}:
-        raise SandboxProtocolError(f"from the sandbox: unexpected answer {json.dumps(message)[:200]}")

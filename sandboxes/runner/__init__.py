@@ -22,18 +22,23 @@ MODULES = (
     "frames",
     "capture",
     "files",
+    "listing",
     "hidden",
     "group",
     "watch",
+    "program",
+    "ipython",
     "worker",
     "spare",
     "guard",
     "channel",
+    "preload",
     "block",
     "kernelspec",
     "kernel",
     "transfer",
     "supervisor",
+    "entry",
 )
 """In the order of their imports."""
 
@@ -69,7 +74,7 @@ for name, source, code in marshal.loads(read({size})):
     module.__file__ = "<" + name + ">"
     setattr(package, name, module)
     exec(marshal.loads(code) if same else compile(source, module.__file__, "exec"), module.__dict__)
-worker = package.supervisor.main(json.loads({config!r}))
+worker = package.entry.main(json.loads({config!r}))
 for name in names:
     del sys.modules[name]
 worker.main()

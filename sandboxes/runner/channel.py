@@ -16,6 +16,10 @@ BACKLOG = 1 << 20
 """Bytes waiting for a slow host above which a block's output is not read: the block waits, we do not grow."""
 
 
+class StartError(Exception):
+    """The runner cannot work here; the host is told why."""
+
+
 class HostGone(Exception):
     """The host closed the stream, or broke the protocol."""
 

@@ -16,7 +16,7 @@ from . import linux
 
 TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Tuple
+    from typing import Any, Dict, List, Tuple
 
 # linux/landlock.h
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
@@ -153,11 +153,6 @@ class Confinement:
             if listener >= 0:
                 break
         return _check(listener, "seccomp")
-
-
-def confine(config: "Optional[Dict[str, Any]]") -> "Optional[Confinement]":
-    """Confine this process if the sandbox wants it to."""
-    return Confinement(config) if config else None
 
 
 def socket_pair() -> Tuple[int, int]:

@@ -6,13 +6,13 @@ import fcntl
 import mmap
 import os
 
-from .confine import receive_descriptors, send_descriptors, socket_pair
+from .confine import receive_descriptors, socket_pair
 from .files import write_all
 from .worker import Worker
 
 TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
 if TYPE_CHECKING:
-    from typing import Any, Optional, Sequence
+    from typing import Any, Optional
 
     from .confine import Confinement
     from .group import Rank
@@ -80,17 +80,9 @@ class Spare:
             os.set_inheritable(self._listener, False)
         return self._listener
 
-    def start(self, job: bytes, descriptors: Sequence[int] = ()) -> None:
-        """Hand the job over. If the process has died meanwhile, its end status will say so.
-
-        Args:
-            job: As `job_bytes` returns it.
-            descriptors: What a confined process cannot make for itself.
-        """
+    def start(self, job: bytes) -> None:
+        """Hand the job over, as `job_bytes` returns it. If the process has died meanwhile, its status will say so."""
         try:
-            if descriptors:
-                send_descriptors(self._job, job[:1], list(descriptors))
-                job = job[1:]
             write_all(self._job, job)
         except BrokenPipeError:
             pass

@@ -7,35 +7,33 @@ can signal it, and its end is the end of everything. It forks a warm worker ahea
 from __future__ import annotations
 
 import base64
-import contextlib
-import gc
-import importlib
 import json
 import os
 import resource
-import select
 import signal
 import sys
 import time
 
 from . import linux
 from .block import Block, block_rlimits
-from .channel import Channel, HostGone
+from .channel import Channel, HostGone, StartError
 from .confine import Confinement
-from .files import DIRECTORY, Listing, Refused, empty_directory, refusal, reopen, write_file, write_new
+from .files import DIRECTORY, Refused, empty_directory, refusal, reopen, write_file, write_new
 from .frames import MAX_CODE
-from .group import MemoryGroup, ProcessCount, Rank, receive
+from .group import MemoryGroup, ProcessCount, Rank
 from .hidden import remove_segments
 from .kernel import Kernel
 from .kernelspec import find_kernel
-from .spare import Forked, Spare
+from .listing import Listing
+from .preload import preload
+from .spare import Spare
 from .transfer import receive_file, send_file
 from .watch import DiskMeter, Watch
-from .worker import Worker, prepare_streams
+from .worker import prepare_streams
 
 TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
+    from typing import Any, Dict, List, Optional, Tuple
 
 CLOCK_REALTIME_COARSE = 5 if sys.platform.startswith("linux") else time.CLOCK_REALTIME
 """Python has no name for it. The precise clock runs up to a tick ahead of change times."""
@@ -49,34 +47,6 @@ EMPTYING = 5.0
 """Seconds more for removing what a block left in memory, of those that it did not use itself."""
 KERNEL_FILES = 1 << 20
 """Bytes that a kernel may have in sockets and files of its own, where the workspace is full already."""
-
-
-class StartError(Exception):
-    """The runner cannot work here; the host is told why."""
-
-
-@contextlib.contextmanager
-def _ends_with_host(reading: int) -> Iterator[None]:
-    """While imports of others keep us busy, for ever perhaps, a thread sees to it that we end when the host does."""
-    import threading  # where nothing is preloaded, no worker has to pay for what it does after a fork
-
-    wait, stop = os.pipe()
-
-    def watch() -> None:
-        poller = select.poll()
-        poller.register(reading, select.POLLIN)  # the host says nothing before our hello, so this is its end
-        poller.register(wait, select.POLLIN)
-        if reading in dict(poller.poll()):
-            os._exit(1)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield
-    finally:
-        os.close(stop)
-        thread.join()
-        os.close(wait)
 
 
 class Supervisor:
@@ -110,7 +80,7 @@ class Supervisor:
         self._wakeup = self._watch_children()
         self._root = self._open_workspace(config["workspace"])
         config["tmpfs"] = [path for path in config["tmpfs"] if os.path.ismount(path)]
-        self._preload(config["preload"])
+        preload(config["preload"], self._channel.reading)
         self._listing = Listing(self._root)
         self._disk = self._new_meter()
         self._rlimits = block_rlimits(config)
@@ -162,18 +132,6 @@ class Supervisor:
 
     def _new_meter(self) -> DiskMeter:
         return DiskMeter(self._root, *(os.open(path, DIRECTORY) for path in self._config["counted"]))
-
-    def _preload(self, modules: List[str]) -> None:
-        if modules:
-            with _ends_with_host(self._channel.reading):
-                for name in modules:
-                    try:
-                        importlib.import_module(name)
-                    except Exception as error:
-                        raise StartError("cannot preload %r: %s: %s" % (name, type(error).__name__, error)) from None
-        gc.collect()
-        # What is loaded now is never looked at again by a worker's collector: no copies of its pages.
-        gc.freeze()
 
     def serve(self) -> None:
         """Answer requests until the host goes away.
@@ -432,52 +390,3 @@ class Supervisor:
 def _which(command: str) -> bool:
     directories = os.environ.get("PATH", "").split(":")
     return any(os.access(os.path.join(directory, command), os.X_OK) for directory in directories)
-
-
-def main(config: Dict[str, Any]) -> Worker:
-    """Serve the host; returns only in a forked worker, which is to be run by the caller."""
-    files = receive(config["handover"]) if config["handover"] >= 0 else {}
-    _close_all_but(files.values())  # what a launcher left open
-    reading, writing = os.dup(0), os.dup(1)
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
-    os.close(null)
-    # What was printed before our first frame (a login banner, say) ends where this token is.
-    os.write(writing, config["token"].encode())
-    channel = Channel(reading, writing)
-    try:
-        Supervisor(config, channel, files).serve()
-    except StartError as error:
-        channel.send({"op": "fatal", "message": str(error)})
-    except Forked as forked:
-        return forked.worker
-    except HostGone:
-        pass
-    except Exception as error:
-        try:
-            channel.send({"op": "fatal", "message": "runner: %s: %s" % (type(error).__name__, error)})
-        except HostGone:
-            pass
-    if os.getpid() != 1:
-        _end_tree()
-    os._exit(0)
-
-
-def _close_all_but(kept: Iterable[int]) -> None:
-    first = 3
-    for descriptor in sorted(kept):
-        os.closerange(first, descriptor)
-        first = descriptor + 1
-    os.closerange(first, 256)
-
-
-def _end_tree() -> None:
-    """End all descendants, where no PID namespace does it for us."""
-    while True:
-        linux.signal_all(False)
-        try:
-            os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        time.sleep(0.0005)

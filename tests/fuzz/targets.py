@@ -16,12 +16,12 @@ from agentexec.models.api import _ChatReply, _ResponsesReply
 from agentexec.models.failures import Call, Failure
 from agentexec.models.sse import EventReader, EventSizeError
 from sandboxes import ByteStream, SandboxError
-from sandboxes import link as link_module
 from sandboxes.docker.stream import AttachedStream
 from sandboxes.jupyter.cell import MAX_DISPLAY_BYTES, MAX_DISPLAYS, MAX_TEXT, Cell
 from sandboxes.jupyter.client import LAST_WORDS, Answer, Audience, Client, Exchange
 from sandboxes.jupyter.zmtp import MAX_COMMAND, ZmtpError
 from sandboxes.jupyter.zmtp import Decoder as ZmtpDecoder
+from sandboxes.report import read_report
 from sandboxes.runner.frames import CONTROL, HEADER, MAX_PAYLOAD, Decoder, FrameError, decode_control, encode
 
 SIZES = (1, 2, 3, 5, 8, 64, 4096)
@@ -52,7 +52,7 @@ def frames(data: bytes) -> None:
 def report(data: bytes) -> None:
     """What a runner says of a block is a checked report, or one of our errors."""
     with contextlib.suppress(SandboxError):
-        said = link_module._report(data)
+        said = read_report(data)
         assert said.exit_code is None or 0 <= said.exit_code <= 255
         assert len(said.files) <= 1000
 

@@ -1,0 +1,64 @@
+"""Becomes an IPython kernel whose output is bounded as that of any block is."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from .program import exit_status, flush
+
+TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
+if TYPE_CHECKING:
+    from typing import Any, List, NoReturn
+
+
+def run_kernel(connection_file: str) -> NoReturn:
+    """Become an IPython kernel; `ipykernel` was imported before this process was forked, if that was asked for."""
+    from importlib import import_module
+
+    base: Any = import_module("ipykernel.kernelapp").IPKernelApp
+
+    class App(base):  # type: ignore[misc]
+        def init_io(self) -> None:
+            # What is printed goes to our descriptors, where it is bounded and counted, and not into messages.
+            self.outstream_class = None
+            super().init_io()
+
+    sys.argv = ["ipykernel"]
+    app = App.instance()
+    home = os.path.dirname(connection_file)
+    app.initialize(["-f", connection_file, "--quiet", "--ipython-dir=" + home, "--HistoryManager.enabled=False"])
+    # Since IPython 9 it remembers every character that is printed, and every traceback, for `%notebook`.
+    app.shell.history_manager.outputs = _Forgetful()
+    app.shell.history_manager.exceptions = _Forgetful()
+    app.shell.events.register("post_run_cell", _end_forks(os.getpid()))
+    app.start()
+    os._exit(0)
+
+
+class _Forgetful(dict):  # type: ignore[type-arg] # 3.8 has no dict[...]
+    """A dictionary of lists that keeps nothing."""
+
+    def __missing__(self, key: int) -> List[Any]:
+        return []
+
+    def __setitem__(self, key: int, value: Any) -> None:
+        pass
+
+
+def _end_forks(kernel: int) -> Any:
+    """Return what ends, after a cell, a fork of the kernel's which came to the end of the cell as well.
+
+    It would go on as a second kernel on the sockets of the first, and take a fork bomb through the interrupt that
+    is to end it.
+    """
+
+    def leave(result: Any) -> None:
+        if os.getpid() == kernel:
+            return
+        error = result and result.error_in_exec
+        flush(sys.stdout)
+        flush(sys.stderr)
+        os._exit(exit_status(error.code) if isinstance(error, SystemExit) else int(bool(error)))
+
+    return leave
