@@ -55,6 +55,7 @@ class Interrupts:
             return
         self._loop.call_soon_threadsafe(self._on_interrupt)
         if self.writing:
+            self.writing = False  # here, since this may hit the very moment at which the writer would say so
             raise Interrupted
 
 
