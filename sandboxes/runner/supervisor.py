@@ -237,7 +237,6 @@ class Supervisor:
         self._channel.send({"op": "done"})
 
     def _begin_cell(self, request: Dict[str, Any]) -> None:
-        self._since = time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
         if self._kernel is None:
             raise Refused("io", "there is no kernel")
         self._kernel.begin(Watch(self._config, self._disk, self._group), bool(request["live"]))
@@ -253,7 +252,9 @@ class Supervisor:
         for directory in (self._root, *self._shared):
             reopen(directory)
         self._disk.settle(SETTLE, self._config["limits"]["disk"])
-        report["files"] = self._listing.changed(self._since, LOOK)
+        # Since the last cell: the kernel may have begun with this one before we were told of it.
+        since, self._since = self._since, time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
+        report["files"] = self._listing.changed(since, LOOK)
         self._blame_file_size(report)
         self._channel.send(dict(report, op="result"))
 
@@ -264,6 +265,7 @@ class Supervisor:
     def _settle_kernel(self, request: Dict[str, Any]) -> None:
         if self._kernel is not None:
             self._kernel.settle()
+        self._since = time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
         self._channel.send({"op": "done"})
 
     def _stop_kernel(self, request: Dict[str, Any]) -> None:

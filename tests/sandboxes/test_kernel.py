@@ -22,6 +22,7 @@ from sandboxes import (
     UnknownLanguage,
     open_executor,
 )
+from sandboxes.docker.workspace import NOBODY
 from tests.sandboxes.backends import KERNELS, Backend, containers, descendants, require_engine
 
 SLEEP = "import time\nprint('up', flush=True)\ntime.sleep(60)"
@@ -159,6 +160,24 @@ async def test_display_is_updated_and_cleared(kernel: Executor) -> None:
     assert [display.data for display in (await kernel.run(CodeBlock(code))).displays] == [{"text/plain": "2"}]
     code = "display(1)\nclear_output(wait=True)\ndisplay(2)\nclear_output(wait=True)"
     assert [display.data for display in (await kernel.run(CodeBlock(code))).displays] == [{"text/plain": "2"}]
+
+
+async def test_files_are_listed_however_late_the_runner_hears_of_a_cell(backend: Backend, tmp_path: Path) -> None:
+    if os.geteuid() == 0 and backend.container:
+        os.chown(tmp_path, NOBODY, NOBODY)
+    async with open_executor(spec(backend), workspace=tmp_path) as executor:
+        runner = backend.runner(executor)
+        for name in ("a", "b"):
+            os.kill(runner, signal.SIGSTOP)
+            try:
+                running = asyncio.create_task(executor.run(CodeBlock(f"open({name!r}, 'w').close()")))
+                while not (tmp_path / name).exists():
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(0.05)  # longer than the clock of change times ticks
+            finally:
+                os.kill(runner, signal.SIGCONT)
+            assert [file.path for file in (await running).files] == [name]
+        assert (await executor.run(CodeBlock("1"))).files == ()
 
 
 async def test_error_has_name_message_and_both_tracebacks(kernel: Executor) -> None:
