@@ -58,7 +58,7 @@ from agentexec.team import Team
 from sandboxes.errors import SandboxError
 from sandboxes.executor import Executor
 from sandboxes.registry import open_executor
-from sandboxes.types import CodeBlock, Limits
+from sandboxes.types import CodeBlock, Limits, expect
 
 if TYPE_CHECKING:
     from agentexec.telemetry import Tracing
@@ -374,6 +374,8 @@ def _speakers(model: Model | str, models: Mapping[Role, Model | str]) -> tuple[M
     if unknown:
         raise ValueError(f"no agent is called {min(unknown)!r}; models may name {', '.join(ROLES)}")
     chosen = {role: models.get(role, model) for role in ROLES}
+    for each in chosen.values():
+        expect(each, (Model, str), "a model is a name such as 'gpt-5-mini' or a Model")
     made = {name: make_model(name) for name in dict.fromkeys(chosen.values()) if isinstance(name, str)}
     return {role: made[each] if isinstance(each, str) else each for role, each in chosen.items()}, [*made.values()]
 
@@ -381,6 +383,7 @@ def _speakers(model: Model | str, models: Mapping[Role, Model | str]) -> tuple[M
 def _executor(executor: Executor | str, limits: Limits | None, workspace: str | Path | None) -> Executor:
     if isinstance(executor, str):
         return open_executor(executor, limits=limits, workspace=workspace)
+    expect(executor, Executor, "executor is a spec such as 'local' or an Executor")
     if limits is not None or workspace is not None:
         raise ValueError("limits and workspace belong to the executor: set them where you make it")
     return executor

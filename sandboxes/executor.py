@@ -9,9 +9,19 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from sandboxes.errors import FileTooLarge, UnsafePath, WorkspaceFileNotFound
-from sandboxes.types import CodeBlock, Isolation, Limits, OnOutput, Result
+from sandboxes.types import CodeBlock, Isolation, Limits, OnOutput, Result, expect
 
 DEFAULT_GET_BYTES = 256 << 20
+
+
+def expect_block(block: object) -> None:
+    """Raise a `TypeError` if this is no block: a string, above all."""
+    expect(block, CodeBlock, 'run() takes a CodeBlock, as in run(CodeBlock("print(1)"))')
+
+
+def expect_bytes(data: object) -> None:
+    """Raise a `TypeError` if this is no content of a file: a string or a path, above all."""
+    expect(data, (bytes, bytearray, memoryview), 'put() takes a file\'s bytes, as in put("a.txt", text.encode())')
 
 
 class Executor(abc.ABC):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sandboxes.errors import FileTooLarge, SandboxClosedError, WorkspaceFileNotFound
-from sandboxes.executor import DEFAULT_GET_BYTES, Executor
+from sandboxes.executor import DEFAULT_GET_BYTES, Executor, expect_block, expect_bytes
 from sandboxes.languages import find_language
 from sandboxes.paths import workspace_path
 from sandboxes.types import CodeBlock, Isolation, Limits, OnOutput, Result
@@ -67,6 +67,7 @@ class FakeExecutor(Executor):
             raise SandboxClosedError("the executor is not open; use it inside 'async with'")
 
     async def run(self, block: CodeBlock, *, on_output: OnOutput | None = None) -> Result:
+        expect_block(block)
         self._check_open()
         find_language(block.language)
         if block.filename is not None:
@@ -93,6 +94,7 @@ class FakeExecutor(Executor):
         self._check_open()
 
     async def put(self, path: str, data: bytes) -> None:
+        expect_bytes(data)
         self._check_open()
         if len(data) > self._limits.file_size:
             raise FileTooLarge(f"{path!r} is {len(data)} bytes; file_size allows {self._limits.file_size}")

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from sandboxes.errors import UnknownExecutor
 from sandboxes.executor import Executor
-from sandboxes.types import Limits
+from sandboxes.types import Limits, expect
 
 GROUP = "sandboxes.executors"
 
@@ -49,7 +49,10 @@ def open_executor(
 
     Raises:
         UnknownExecutor: nothing is registered under that name; the message lists what is.
+        TypeError: an argument has the wrong type, or the backend has no such option.
     """
+    expect(spec, str, "spec is a string such as 'local' or 'docker:python:3.12-slim'")
+    expect(limits, (Limits, type(None)), 'limits is a Limits, as in Limits(memory="512M")')
     name, colon, arg = spec.partition(":")
     if colon and not arg.strip():
         raise UnknownExecutor(f"nothing is named after the colon of {spec!r}: say {name!r}, or name something")

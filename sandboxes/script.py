@@ -16,7 +16,7 @@ from sandboxes.errors import (
     SandboxProtocolError,
     UnknownLanguage,
 )
-from sandboxes.executor import DEFAULT_GET_BYTES, Executor
+from sandboxes.executor import DEFAULT_GET_BYTES, Executor, expect_block, expect_bytes
 from sandboxes.languages import find_language
 from sandboxes.link import Outcome, RunnerLink
 from sandboxes.paths import workspace_path
@@ -107,6 +107,7 @@ class ScriptExecutor(Executor):
         return self._link
 
     async def run(self, block: CodeBlock, *, on_output: OnOutput | None = None) -> Result:
+        expect_block(block)
         language = find_language(block.language)
         filename = None if block.filename is None else workspace_path(block.filename)
         code = block.code.encode("utf-8", "surrogatepass")
@@ -185,6 +186,7 @@ class ScriptExecutor(Executor):
             await self._ready().cancel()
 
     async def put(self, path: str, data: bytes) -> None:
+        expect_bytes(data)
         name = workspace_path(path)
         if len(data) > self._limits.file_size:
             raise FileTooLarge(f"{path!r} has {len(data)} bytes; file_size allows {self._limits.file_size}")

@@ -50,6 +50,16 @@ Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0, le=1 << 50)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
 
 
+def expect(value: object, kind: type | tuple[type, ...], otherwise: str) -> None:
+    """Refuse an argument of the wrong type where it is given, and not where it is first used.
+
+    Raises:
+        TypeError: `value` is not of `kind`; the message is `otherwise`, which says what to write, and the type it has.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{otherwise}, not {type(value).__name__}")
+
+
 class Limits(BaseModel):
     """What one block may use. Times in seconds, sizes in bytes (or strings such as `"512M"`).
 
@@ -92,6 +102,10 @@ class CodeBlock:
     code: str
     language: str = "python"
     filename: str | None = None
+
+    def __post_init__(self) -> None:
+        expect(self.code, str, "the code of a CodeBlock is a string")
+        expect(self.language, str, "the language of a CodeBlock is a string such as 'python'")
 
 
 class _Frozen(BaseModel):

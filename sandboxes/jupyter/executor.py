@@ -26,6 +26,7 @@ from sandboxes.errors import (
     UnsafePath,
     WorkspaceFileNotFound,
 )
+from sandboxes.executor import expect_block
 from sandboxes.jupyter.cell import Cell, picture
 from sandboxes.jupyter.client import CHANNELS, Audience, Client, ClosedError, SilenceError
 from sandboxes.jupyter.zmtp import ZmtpError
@@ -157,6 +158,7 @@ class KernelExecutor(ScriptExecutor):
             self._client = None
 
     async def run(self, block: CodeBlock, *, on_output: OnOutput | None = None) -> Result:
+        expect_block(block)
         code = self._cell(block)
         async with self._lock:
             self._ready()

@@ -561,6 +561,19 @@ class TestInputs:
         with pytest.raises(ValueError, match="task is empty"):
             await solve(" \n", model=ScriptedModel([DONE]), executor=FakeExecutor())
 
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"model": 3}, "a model is a name such as 'gpt-5-mini' or a Model, not int"),
+            ({"models": {"coder": b"x"}}, "a model is a name .* not bytes"),
+            ({"executor": {}}, "a spec such as 'local' or an Executor, not dict"),
+            ({"executor": "fake", "limits": "512M"}, "limits is a Limits, .* not str"),
+        ],
+    )
+    async def test_an_argument_of_another_type_is_named(self, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(TypeError, match=message):
+            await solve("x", **{"model": ScriptedModel([DONE]), "executor": FakeExecutor(), **options})
+
     async def test_a_model_by_name_is_made_and_closed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model, names = ScriptedModel([DONE]), list[str]()
 

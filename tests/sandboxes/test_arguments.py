@@ -1,0 +1,49 @@
+"""Arguments of the wrong type are refused where they are given, and the message says what to write."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sandboxes import CodeBlock, Executor, FakeExecutor, Limits, LocalSandbox, ScriptExecutor, open_executor
+from sandboxes.jupyter import KernelExecutor
+
+
+@pytest.mark.parametrize("code", [3, b"print(1)", None])
+def test_the_code_of_a_block_is_text(code: Any) -> None:
+    with pytest.raises(TypeError, match=f"code of a CodeBlock is a string, not {type(code).__name__}"):
+        CodeBlock(code)
+
+
+def test_the_language_of_a_block_is_text() -> None:
+    nothing: Any = None
+    with pytest.raises(TypeError, match="such as 'python', not NoneType"):
+        CodeBlock("print(1)", nothing)
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "message"),
+    [
+        (3, {}, "spec is a string such as 'local'"),
+        ("local", {"limits": {"memory": "512M"}}, r"as in Limits\(memory=\"512M\"\), not dict"),
+        ("local", {"limits": "512M"}, r"as in Limits\(memory=\"512M\"\), not str"),
+        ("local", {"isolaton": "bwrap"}, "isolaton"),
+    ],
+)
+def test_what_an_executor_is_made_of(spec: Any, options: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        open_executor(spec, **options)
+
+
+@pytest.mark.parametrize(
+    "executor",
+    [FakeExecutor(), ScriptExecutor(LocalSandbox()), KernelExecutor(LocalSandbox(), Limits())],
+    ids=["fake", "script", "jupyter"],
+)
+async def test_a_string_is_no_block_and_no_content_of_a_file(executor: Executor) -> None:
+    text: Any = "print(1)"
+    with pytest.raises(TypeError, match=r"as in run\(CodeBlock\(\"print\(1\)\"\)\), not str"):
+        await executor.run(text)
+    with pytest.raises(TypeError, match=r"text.encode\(\)\), not str"):
+        await executor.put("a.txt", text)
