@@ -127,14 +127,29 @@ class RunnerLink:
         except FrameError as error:
             raise SandboxProtocolError(f"from the sandbox: {error}") from None
 
-    async def _next(self, seconds: float | None = None) -> tuple[int, bytes]:
+    async def _next(self) -> tuple[int, bytes]:
         while not self._frames:
-            if seconds is None:
-                self._feed(await self._receive())
-            else:
-                async with asyncio.timeout(seconds):
-                    self._feed(await self._receive())
+            self._feed(await self._receive())
         return self._frames.popleft()
+
+    async def _next_by(self, deadline: float) -> tuple[int, bytes]:
+        """Return the next frame of a runner that should be done by `deadline` (on the clock of `time.monotonic`).
+
+        Raises:
+            SandboxLostError: the deadline is past, and the runner is silent for `GRACE`, or still talks after
+                `LAST_WORDS`, be it in pieces of a frame that never becomes whole.
+        """
+        while True:
+            left = deadline - time.monotonic()
+            if left < -LAST_WORDS:
+                raise SandboxLostError("the runner does not come to an end")
+            if self._frames:
+                return self._frames.popleft()
+            try:
+                async with asyncio.timeout(GRACE + max(0.0, left)):
+                    self._feed(await self._receive())
+            except TimeoutError:
+                raise SandboxLostError("the runner does not answer") from None
 
     async def _control(self) -> dict[str, Any]:
         kind, payload = await self._next()
@@ -244,13 +259,7 @@ class RunnerLink:
         deadline = time.monotonic() + self._limits.wall_time + grace
         kept = {KEPT_STDOUT: bytearray(), KEPT_STDERR: bytearray()}
         while True:
-            left = deadline - time.monotonic()
-            if left < -LAST_WORDS:
-                raise SandboxLostError("the runner does not come to an end")
-            try:
-                kind, payload = await self._next(GRACE + max(0.0, left))
-            except TimeoutError:
-                raise SandboxLostError("the runner does not answer") from None
+            kind, payload = await self._next_by(deadline)
             if kind in outcome.live:
                 outcome.live[kind].feed(payload)
                 if on_output is not None:

@@ -92,7 +92,6 @@ class ScriptExecutor(Executor):
     async def _open(self) -> None:
         async with self._opening:
             self._link = await RunnerLink.open(self._sandbox, self._limits)
-            self._isolation = self._sandbox.isolation(self._limits)  # which may be known only now
             if self._state == "closed":  # meanwhile
                 await uninterrupted(self._link.close())
                 raise SandboxClosedError("the executor was closed while it started")
@@ -200,8 +199,7 @@ class ScriptExecutor(Executor):
         """Make a call that must not stop half-way, since the stream would be out of step."""
         async with self._lock:
             link = self._ready()
-            result: T = await uninterrupted(self._guard(call(link)))
-            return result
+            return await uninterrupted(self._guard(call(link)))
 
     async def ping(self) -> None:
         await self._exclusive(lambda link: link.ping())

@@ -1,10 +1,10 @@
-"""Waiting to the end, and waiting no longer than so."""
+"""Awaiting something to its very end, or no longer than a number of seconds."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sandboxes.errors import SandboxLostError
 
@@ -24,8 +24,11 @@ async def bounded(seconds: float, work: Awaitable[T]) -> T:
         raise SandboxLostError("the runner does not answer") from None
 
 
-async def uninterrupted(work: Any) -> Any:
-    """Await something to its end even if the awaiting task is cancelled; then pass the cancellation on."""
+async def uninterrupted(work: Awaitable[T]) -> T:
+    """Await something to its end even if the awaiting task is cancelled; then pass the cancellation on.
+
+    Where both happen, an error of the work gives way to the cancellation.
+    """
     task = asyncio.ensure_future(work)
     cancelled = False
     while not task.done():

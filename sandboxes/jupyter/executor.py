@@ -55,6 +55,8 @@ END_GRACE = 1.0
 BEAT, PATIENCE = 2.0, 12.0
 """Seconds between two heartbeats while a cell runs, and for which a kernel may leave them unanswered."""
 PICTURES = {"image/png": ".png", "image/jpeg": ".jpg", "image/svg+xml": ".svg"}
+PICTURE_NAMES = 100
+"""How many numbers are tried for a picture's name: a block can have taken any number of them."""
 NO_SPACE = tuple(f"[Errno {number}]" for number in (errno.EFBIG, errno.ENOSPC, errno.EDQUOT))
 
 
@@ -106,7 +108,7 @@ class KernelExecutor(ScriptExecutor):
         here.mkdir(mode=0o700)
         owner = self._here.stat()
         if os.geteuid() == 0:
-            os.chown(here, owner.st_uid, owner.st_gid)
+            os.chown(here, owner.st_uid, owner.st_gid, follow_symlinks=False)
         key = secrets.token_hex(32)
         connection: dict[str, Any] = {
             "transport": "ipc",
@@ -118,7 +120,7 @@ class KernelExecutor(ScriptExecutor):
         inside = f"{self._inside}/{directory}"
         self._traits = await self._whole(self._ready().start_kernel(self._name, inside, connection))
         self._client = Client(key.encode())
-        opened = os.open(here, os.O_RDONLY | os.O_DIRECTORY)
+        opened = os.open(here, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         coming = asyncio.ensure_future(self._come_up(self._client, opened))
         try:
             while not (await asyncio.wait([coming], timeout=LOOK))[0]:
@@ -128,7 +130,7 @@ class KernelExecutor(ScriptExecutor):
         except BaseException as error:
             coming.cancel()
             self._disconnect()
-            await asyncio.wait([coming])
+            await asyncio.gather(coming, return_exceptions=True)
             if isinstance(error, OSError | SilenceError | ZmtpError):
                 self._ready()  # which says so if it was closed meanwhile
                 raise SandboxStartError(f"the kernel did not come up: {error}") from None
@@ -295,8 +297,7 @@ class KernelExecutor(ScriptExecutor):
 
     async def _whole(self, call: Awaitable[T]) -> T:
         """Await a question to the runner and its answer, which must not be taken for that of the next one."""
-        answer: T = await uninterrupted(self._guard(call))
-        return answer
+        return await uninterrupted(self._guard(call))
 
     async def _finish(self, cell: Cell, outcome: Outcome, verdict: str) -> Result:
         if outcome.report is None:
@@ -372,7 +373,7 @@ class KernelExecutor(ScriptExecutor):
         return saved
 
     async def _free_name(self, ending: str) -> str:
-        while True:
+        for _ in range(PICTURE_NAMES):
             self._pictures += 1
             path = f"plot-{self._pictures}{ending}"
             try:
@@ -381,6 +382,7 @@ class KernelExecutor(ScriptExecutor):
                 return path
             except (FileTooLarge, UnsafePath):  # there is something of that name
                 continue
+        return f"plot-{secrets.token_hex(8)}{ending}"
 
     async def cancel(self) -> None:
         if self._running and not self._cancelled.done():

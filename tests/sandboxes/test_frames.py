@@ -437,10 +437,19 @@ def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["live", "live byte by byte", "empty live", "empty kept", "empty kept one by one"],
 )
 async def test_a_runner_that_talks_for_ever_is_lost_soon_after_wall_time(flood: bytes) -> None:
+    await is_lost_for_talking(flood)
+
+
+@pytest.mark.usefixtures("short_patience")
+async def test_a_runner_that_never_ends_a_frame_is_lost_soon_after_wall_time() -> None:
+    await is_lost_for_talking(HEADER.pack(MAX_PAYLOAD, LIVE_STDOUT), b"x")
+
+
+async def is_lost_for_talking(*answers: bytes) -> None:
     tracemalloc.start()
     started = time.monotonic()
     try:
-        result = await run(HostileSandbox(flood, endless=True), wall_time=0.2)
+        result = await run(HostileSandbox(*answers, endless=True), wall_time=0.2)
         assert tracemalloc.get_traced_memory()[1] < 12 << 20
     finally:
         tracemalloc.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import re
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -151,6 +152,10 @@ async def test_plot_is_a_picture(backend: Backend) -> None:
         result = await executor.run(CodeBlock(code))
         assert [file.path for file in result.files] == ["plot-3.svg", "plot-4.svg"]
         assert await executor.get("plot-2.svg") == b"the user's"
+        await executor.run(CodeBlock("for number in range(1000): open(f'plot-{number}.svg', 'w').close()"))
+        picture = (await executor.run(CodeBlock("display(SVG('<svg></svg>'))"))).files[-1].path
+        assert re.fullmatch(r"plot-[0-9a-f]{16}\.svg", picture)
+        assert (await executor.get(picture)).startswith(b"<svg")
 
 
 async def test_display_is_updated_and_cleared(kernel: Executor) -> None:
