@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from types import TracebackType
 from typing import Any, Self
 
@@ -80,7 +80,7 @@ class Pool:
             await self.close()
             raise
 
-    def _in_background(self, work: Any) -> None:
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -110,9 +110,11 @@ class Pool:
             await executor.close()
 
     async def _replace(self, executor: Executor) -> None:
-        await self._close(executor)
-        if self._state == "open":
-            await self._add()
+        try:
+            await self._close(executor)
+        finally:  # an executor of somebody else's may fail to close, and the pool must not shrink for that
+            if self._state == "open":
+                await self._add()
 
     async def _refresh(self, executor: Executor) -> None:
         try:
@@ -180,11 +182,13 @@ class Pool:
         # First what is being started or replaced comes to its end, so that nothing is added any more.
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(self._close(executor) for executor in list(self._alive)))
+        ends = await asyncio.gather(*(self._close(each) for each in list(self._alive)), return_exceptions=True)
         while not self._ready.empty():
             self._ready.get_nowait()
         # Whoever waits learns that there is nothing to wait for, one after the other.
         self._ready.put_nowait(SandboxClosedError("the pool was closed"))
+        for error in filter(None, ends):
+            raise error
 
     async def __aenter__(self) -> Self:
         await self.start()

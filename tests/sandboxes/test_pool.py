@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -14,6 +15,7 @@ import pytest
 from sandboxes import (
     CodeBlock,
     Executor,
+    FakeExecutor,
     Limits,
     Pool,
     PoolTimeout,
@@ -185,6 +187,32 @@ async def test_pool_of_fakes_for_tests_of_others() -> None:
     async with Pool("fake", 2) as warmed, warmed.take() as executor:
         assert isinstance(executor, Executor)
         assert (await executor.run(CodeBlock("print(1)"))).ok
+
+
+async def test_an_executor_that_fails_to_close_is_replaced_and_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[BaseException | None] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context.get("exception")))
+
+    async def fail(self: FakeExecutor) -> None:
+        raise OSError("no end")
+
+    one = Pool("fake", 1)
+    await one.start()
+    monkeypatch.setattr(FakeExecutor, "close", fail)
+    async with one.take():
+        pass
+    async with one.take(timeout=5):
+        async with asyncio.timeout(5):
+            while not told:
+                await asyncio.sleep(0)
+                gc.collect()  # which is when asyncio tells of a task that failed
+        assert [str(error) for error in told] == ["no end"]
+        waiting = asyncio.ensure_future(one.take(timeout=5).__aenter__())
+        await asyncio.sleep(0)
+        with pytest.raises(OSError, match="no end"):
+            await one.close()
+    with pytest.raises(SandboxClosedError):
+        await waiting
 
 
 async def test_reset_is_for_open_executors_only(backend: Backend) -> None:
