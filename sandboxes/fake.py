@@ -71,7 +71,7 @@ class FakeExecutor(Executor):
         self._check_open()
         find_language(block.language)
         if block.filename is not None:
-            self.workspace[workspace_path(block.filename)] = block.code.encode()
+            self.workspace[workspace_path(block.filename)] = block.code.encode("utf-8", "surrogatepass")
         self.blocks.append(block)
         result = self._answer(block)
         if on_output is not None:
@@ -85,7 +85,7 @@ class FakeExecutor(Executor):
         if self._function is not None:
             answer = self._function(block)
         else:
-            answer = self._table.get(block.code) or next(self._answers, self._default)
+            answer = self._table[block.code] if block.code in self._table else next(self._answers, self._default)
         if isinstance(answer, str):
             answer = Result(verdict="ok", exit_code=0, stdout=answer, stdout_bytes=len(answer.encode()))
         return answer.model_copy(update={"isolation": self.isolation})

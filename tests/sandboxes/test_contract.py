@@ -29,6 +29,7 @@ from sandboxes import (
     LimitNotEnforceable,
     Limits,
     LocalSandbox,
+    Result,
     SandboxLostError,
     SandboxUnavailable,
     UnknownExecutor,
@@ -115,6 +116,13 @@ async def test_the_fake_executor_bounds_sizes_too() -> None:
             await executor.put("big", b"x" * ((1 << 20) + 1))
         with pytest.raises(WorkspaceFileNotFound):
             await executor.get("big")
+
+
+async def test_the_fake_executor_answers_from_its_table_also_where_that_says_nothing() -> None:
+    failed = Result(verdict="failed", exit_code=1)
+    async with FakeExecutor({"pass": ""}, default=failed) as executor:
+        assert (await executor.run(CodeBlock("pass"))).ok
+        assert (await executor.run(CodeBlock("x"))).verdict == "failed"
 
 
 # Results
