@@ -69,9 +69,12 @@ class Sandbox(abc.ABC):
         - `memory_group`: whether /sys/fs/cgroup tells of the sandbox's own memory control group.
         - `handover`: descriptor of the runner's end of an `isolation.handover.Handover`, where there is one.
         - `seccomp`: base64 of a filter (an array of `struct sock_filter`) for the runner and all blocks.
+        - `landlock`: the rules that the runner puts on its blocks, as `isolation.landlock.confinement` makes them.
+        - `scratch`: directories besides the workspace that the runner empties at a reset.
         - `counted`: directories that count as the workspace does, for what kernels and the host share.
         - `process_cap`: what holds `limits.processes`: `rlimit` where a user namespace has the sandbox's processes
-          to itself, `cgroup` where the sandbox sees to it, `watcher` (the default) where nothing else does.
+          to itself, `cgroup` where the sandbox sees to it, `guard` where a seccomp filter asks the runner before each
+          fork (needs `landlock`), `watcher` (the default) where nothing else does.
         """
         return {}
 

@@ -33,8 +33,10 @@ class ThrowawayDirectory:
 
     def remove(self) -> None:
         """Remove the directory and all in it, however deep or unreadable."""
-        remove_tree(str(self.path))
-        os.close(self._lock)
+        try:
+            remove_tree(str(self.path))
+        finally:
+            os.close(self._lock)
 
 
 def _prefix() -> str:

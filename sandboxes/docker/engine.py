@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -212,10 +213,10 @@ class Engine:
         """
         with self._words(f"build {name}"):
             steps = self._client.build(path=directory, tag=name, buildargs=dict(arguments), forcerm=True, decode=True)
-            last: list[str] = []
+            last: deque[str] = deque(maxlen=20)
             for step in steps:
                 if "error" in step:
-                    raise SandboxStartError(f"cannot build {name}: {step['error']}\n" + "".join(last[-20:]).rstrip())
+                    raise SandboxStartError(f"cannot build {name}: {step['error']}\n" + "".join(last).rstrip())
                 text = step.get("stream", "")
                 last.append(text)
                 if text.strip():

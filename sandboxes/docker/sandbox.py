@@ -260,7 +260,7 @@ class DockerSandbox(Sandbox):
             pass
         finally:
             if engine is not None:
-                engine.close()
+                await asyncio.to_thread(engine.close)  # which waits for the `ssh` of a tunnel
             if self._shared is not None:
                 shared, self._shared = self._shared, None
                 await asyncio.to_thread(shared.remove)

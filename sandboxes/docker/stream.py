@@ -141,7 +141,7 @@ async def attach(engine: Engine, container: str, end: Callable[[], Awaitable[Non
             raise SandboxUnavailable(f"the Docker engine at {engine.url} does not let us attach: {error!r}") from None
         raise
     head, _, rest = answer.partition(b"\r\n\r\n")
-    if head.split(None, 2)[1] not in (b"101", b"200"):
+    if head.split(None, 2)[1:2] not in ([b"101"], [b"200"]):
         await connection.close()
         raise SandboxStartError(f"cannot attach to the container: {rest.decode('utf-8', 'replace')[:500]}")
     return AttachedStream(connection, rest, end)

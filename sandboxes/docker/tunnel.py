@@ -13,6 +13,8 @@ from sandboxes.throwaway import ThrowawayDirectory
 
 TIMEOUT = 30.0
 """Seconds for the connection to stand."""
+END_TIMEOUT = 5.0
+"""Seconds for `ssh` to end once it is told to, before it is killed."""
 ENGINE_SOCKET = "/var/run/docker.sock"
 
 
@@ -68,7 +70,11 @@ class Tunnel:
     def close(self) -> None:
         """End the connection."""
         self._process.terminate()
-        self._process.wait()
+        try:
+            self._process.wait(END_TIMEOUT)
+        except subprocess.TimeoutExpired:  # it waits for somebody itself, or was stopped
+            self._process.kill()
+            self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._directory.remove()
