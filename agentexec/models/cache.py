@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -9,6 +10,7 @@ import logging
 import os
 import re
 import secrets
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict
 from decimal import Decimal
@@ -32,8 +34,8 @@ from agentexec.models.base import (
 _log = logging.getLogger(__name__)
 _FORMAT = 1
 _SUFFIX = ".json"
-_OURS = re.compile(r"[0-9a-f]{64}(?:\.json|\.[0-9a-f]{8}\.tmp)")
 # The user may have named a directory with files of their own, and those never go.
+_OURS = re.compile(r"[0-9a-f]{64}(?:\.json|\.[0-9a-f]{8}\.tmp)")
 
 
 class _Entry(BaseModel):
@@ -59,6 +61,10 @@ class CachingModel(ModelWrapper):
         model: The model that answers.
         directory: Made if missing, for its owner only, since answers may quote what was private.
         max_bytes: Size of all files together; beyond it, those that were not used for longest go.
+
+    Attributes:
+        hits: How many calls were answered from the cache.
+        misses: How many the model had to answer.
     """
 
     def __init__(self, model: Model, directory: str | Path, *, max_bytes: int = 256 << 20) -> None:
@@ -68,6 +74,7 @@ class CachingModel(ModelWrapper):
         self.directory = Path(directory)
         self.max_bytes = max_bytes
         self._size: int | None = None
+        self._counting = threading.Lock()
         self.hits = self.misses = 0
 
     async def complete(
@@ -85,7 +92,8 @@ class CachingModel(ModelWrapper):
             self.misses += 1
             answer = await super().complete(messages, on_text=on_text, on_retry=on_retry, options=options)
             if _worth_keeping(answer):
-                self._keep(path, answer)
+                # In a thread, since now and then every file of the directory is looked at.
+                await asyncio.to_thread(self._keep, path, answer)
             return answer
         self.hits += 1
         if on_text is not None and entry.text:
@@ -116,7 +124,8 @@ class CachingModel(ModelWrapper):
                 unfinished.replace(path)
             finally:
                 unfinished.unlink(missing_ok=True)
-            self._make_room(len(data))
+            with self._counting:
+                self._make_room(len(data))
         except OSError as error:
             _log.warning("an answer could not be kept in %s: %s", self.directory, error)
 

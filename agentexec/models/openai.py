@@ -19,7 +19,7 @@ from agentexec.models.reply import Reply
 from agentexec.models.retries import Retries as Retries
 from agentexec.models.retries import with_retries
 from agentexec.models.sight import Images, Sight, body_of
-from agentexec.models.sse import EventReader
+from agentexec.models.sse import MAX_EVENT_BYTES, EventReader
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -182,6 +182,8 @@ class OpenAIModel(Model):
                 body = bytearray()
                 while (chunk := await self._next(chunks, reply)) is not None:
                     body += chunk
+                    if len(body) > MAX_EVENT_BYTES:
+                        raise broken(self._call, f"more than {MAX_EVENT_BYTES} bytes", retry=False)
                 reply.feed_whole(bytes(body))
             else:
                 await self._read_stream(chunks, reply)

@@ -80,11 +80,6 @@ class ReplayModel(Model):
         self._played: Counter[str] = Counter()
 
     @property
-    def recorded_models(self) -> tuple[str, ...]:
-        """The models that gave the recorded replies."""
-        return tuple(dict.fromkeys(call.model for call in self._calls if call.model))
-
-    @property
     def supports(self) -> frozenset[Feature]:
         """All there is: whatever was asked when it was recorded is what comes."""
         return frozenset({"format", "tools"})

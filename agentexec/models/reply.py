@@ -13,7 +13,9 @@ from agentexec.models.failures import Call, broken
 
 DONE = "[DONE]"
 MAX_REPLY_CHARS = 8 << 20
+"""Characters of a reply: its text, and the names and arguments of its tool calls."""
 MAX_CALLS = 128
+"""Tool calls of a reply; further ones are left out."""
 
 
 class Reply(abc.ABC):
@@ -124,15 +126,22 @@ class CallCollector:
         )
 
     def add(self, index: object, call_id: object, name: object, arguments: object) -> int:
-        """Take a piece, and return how many characters it brought."""
+        """Take a piece of a call: what servers send as `index`, `id`, `name` and `arguments`, each checked here.
+
+        Returns:
+            How many characters it brought.
+        """
         call = self._find(index, call_id if isinstance(call_id, str) else "")
         if call is None:
             return 0
         if isinstance(arguments, Mapping):  # some servers decode them
             arguments = json.dumps(arguments)
+        size = 0
         for key, piece in (("name", name), ("arguments", arguments)):
-            call[key] += piece if isinstance(piece, str) else ""
-        return len(arguments) if isinstance(arguments, str) else 0
+            if isinstance(piece, str):
+                call[key] += piece
+                size += len(piece)
+        return size
 
     def _find(self, index: object, call_id: str) -> dict[str, str] | None:
         known = self._by_index.get(index) if isinstance(index, int) else len(self._calls) - 1

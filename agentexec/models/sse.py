@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 MAX_EVENT_BYTES = 16 << 20
+"""Bytes of one event, and of the one JSON object of a reply that is not streamed."""
 
 
 class EventSizeError(ValueError):
@@ -59,5 +60,5 @@ class EventReader:
             return
         field, _, value = line.partition(b":")
         if field == b"data":
-            self._size += len(value)
+            self._size += len(value) + 1  # the line's end too, or lines without text would cost nothing
             self._data.append(value.removeprefix(b" ").decode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from agentexec import errors
-from agentexec.models import ChatMessage, ModelRetry, OpenAIModel, Retries, Usage
+from agentexec.models import ChatMessage, ModelRetry, OpenAIModel, Retries, Usage, openai, reply
 from agentexec.pictures import Picture
 from tests.openai_server import Fault, OpenAIServer, error_body
 
@@ -257,6 +258,29 @@ async def test_lasting_refusal_is_not_tried_again(
     with pytest.raises(kind, match=said):
         await make().complete(HELLO)
     assert len(server.requests) == 1
+
+
+async def test_reply_in_one_piece_is_bounded(
+    server: OpenAIServer, make: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai, "MAX_EVENT_BYTES", 100_000)
+    body = '{"choices": [{"message": {"content": "x"}}]' + " " * 200_000 + "}"
+    server.faults = [Fault("raw", body=body, headers={"Content-Type": "application/json"})]
+    with pytest.raises(errors.ModelStreamBroken, match="more than 100000 bytes"):
+        await make().complete(HELLO)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("part", ["name", "arguments"])
+async def test_names_and_arguments_of_tool_calls_are_bounded(
+    server: OpenAIServer, make: MakeModel, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr(reply, "MAX_REPLY_CHARS", 1000)
+    call = {"index": 0, "id": "call_1", "function": {part: "x" * 300}}
+    event = "data: " + json.dumps({"choices": [{"delta": {"tool_calls": [call]}}]}) + "\n\n"
+    server.faults = [Fault("raw", body=event * 4)]
+    with pytest.raises(errors.ModelStreamBroken, match="more than 1000 characters"):
+        await make().complete(HELLO)
 
 
 async def test_unknown_model(server: OpenAIServer, make: MakeModel) -> None:

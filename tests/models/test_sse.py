@@ -45,14 +45,16 @@ def test_last_event_without_a_blank_line_counts() -> None:
     assert read(b"data: a\n\ndata: b", []) == ["a", "b"]
 
 
-@pytest.mark.parametrize("end", ["", "\n"], ids=["line", "lines"])
-def test_endless_event_is_refused(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+@pytest.mark.parametrize(
+    "piece", [f"data: {'x' * 50}", f"data: {'x' * 50}\n", "data:\n" * 20], ids=["line", "lines", "empty lines"]
+)
+def test_endless_event_is_refused(monkeypatch: pytest.MonkeyPatch, piece: str) -> None:
     monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 1000)
     reader = EventReader()
 
     def flood() -> None:
         for _ in range(100):
-            list(reader.feed(f"data: {'x' * 50}{end}".encode()))
+            list(reader.feed(piece.encode()))
 
     with pytest.raises(EventSizeError):
         flood()
