@@ -138,6 +138,8 @@ class Scan:
         entries: list[Entry] = []
         with os.scandir(directory) as found:  # read at once, to hold one descriptor a level
             names = list(itertools.islice(found, self._limits.entries + 1))
+        if len(names) > self._limits.entries:  # whatever they are: what was not looked at may be a file
+            raise self._too_many()
         for each in names:
             if not prefix and each.name.startswith(RESTORING):
                 continue
@@ -165,9 +167,12 @@ class Scan:
                 f"the workspace holds more than {self._limits.snapshot_size >> 20} MiB, so no snapshot of it is kept"
             )
         if self.entries > self._limits.entries:
-            raise SnapshotTooLarge(
-                f"the workspace holds more than {self._limits.entries:,} files, so no snapshot of it is kept"
-            )
+            raise self._too_many()
+
+    def _too_many(self) -> SnapshotTooLarge:
+        return SnapshotTooLarge(
+            f"the workspace holds more than {self._limits.entries:,} files, so no snapshot of it is kept"
+        )
 
     def _go_on(self) -> None:
         if self._given_up():

@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from agentexec.errors import RunBusy
+
+LOOKS = 100
+"""Milliseconds to wait for those who look whether a run has an owner: a look takes some microseconds."""
 
 
 class RunLock:
@@ -25,9 +29,7 @@ class RunLock:
         self._path = directory / f"{run_id}.lock"
         while True:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _try_exclusive(fd):
                 owner = os.pread(fd, 32, 0).decode(errors="replace").strip()
                 os.close(fd)
                 raise RunBusy(
@@ -56,6 +58,23 @@ class RunLock:
             self._path.unlink()
         os.close(self._fd)
         self._fd = None
+
+
+def _try_exclusive(fd: int) -> bool:
+    """Lock a file; whoever only looks at it (`is_locked`) shares it for a moment, which is waited out."""
+    for _ in range(LOOKS):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            pass
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:  # it has an owner
+            return False
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        time.sleep(0.001)
+    return False
 
 
 def is_locked(directory: Path, run_id: str) -> bool:

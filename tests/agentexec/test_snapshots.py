@@ -316,6 +316,18 @@ def test_a_workspace_that_is_too_large_is_refused(tmp_path: Path, workspace: Pat
         SnapshotStore(tmp_path / "store", limits).take(workspace)
 
 
+def test_names_that_hide_files_among_them_are_too_many_too(tmp_path: Path, workspace: Path) -> None:
+    for number in range(20):
+        os.mkfifo(workspace / f"fifo{number}")
+        (workspace / f"file{number}").touch()
+    with pytest.raises(SnapshotTooLarge, match="more than 9 files"):
+        SnapshotStore(tmp_path / "store", SnapshotLimits(entries=9)).take(workspace)
+    for number in range(20):
+        (workspace / f"file{number}").unlink()
+    with pytest.raises(SnapshotTooLarge, match="more than 9 files"):
+        SnapshotStore(tmp_path / "store", SnapshotLimits(entries=9)).take(workspace)
+
+
 def test_the_store_does_not_grow_beyond_its_limit(tmp_path: Path, workspace: Path) -> None:
     store = SnapshotStore(tmp_path / "store", SnapshotLimits(store_size="1M"))
     (workspace / "a").write_bytes(os.urandom(600_000))

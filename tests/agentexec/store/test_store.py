@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import re
@@ -11,6 +13,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from decimal import Decimal
@@ -29,7 +32,7 @@ from agentexec.errors import (
 )
 from agentexec.events import BlockOutput, Event, ModelText, RunResumed
 from agentexec.log import EventLog, new_run_id
-from agentexec.store import Store
+from agentexec.store import Store, locks
 from agentexec.store.codec import write_event
 from agentexec.store.database import APPLICATION_ID, MIGRATIONS
 from agentexec.store.runs import FILE_NAME
@@ -130,6 +133,16 @@ def test_what_was_not_counted_is_unknown(store: Store) -> None:
 
 
 # Several processes
+
+
+def test_a_look_at_a_run_keeps_nobody_from_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "LOOKS", 10_000)
+    store.record("a").close()
+    looking = os.open(store.locks / "a.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(looking, fcntl.LOCK_SH)  # as `is_locked` does, which was stopped in the middle of it
+    threading.Timer(0.01, os.close, [looking]).start()
+    with contextlib.closing(store.record("a")), pytest.raises(RunBusy):
+        store.record("a")
 
 
 def test_one_process_at_a_time_has_a_run(store: Store) -> None:
