@@ -3,6 +3,8 @@
     async with open_executor("local", limits=Limits(memory="512M", wall_time=30)) as executor:
         result = await executor.run(CodeBlock("print(1)"))
 
+Without an event loop it is `with open_executor_sync(...) as executor`, and no `await`.
+
 This package knows nothing of agents, models or conversations. Importing it has no effects and takes next to no time: a
 name is loaded when it is first used.
 """
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from sandboxes.sandbox import ByteStream, Sandbox
     from sandboxes.script import ScriptExecutor
     from sandboxes.stream import ProcessStream
+    from sandboxes.sync import SyncExecutor, open_executor_sync
     from sandboxes.types import (
         VERDICTS,
         CodeBlock,
@@ -79,6 +82,7 @@ __all__ = [
     "SandboxStartError",
     "SandboxUnavailable",
     "ScriptExecutor",
+    "SyncExecutor",
     "UnknownExecutor",
     "UnknownLanguage",
     "UnsafePath",
@@ -88,6 +92,7 @@ __all__ = [
     "executor_names",
     "find_language",
     "open_executor",
+    "open_executor_sync",
     "workspace_path",
 ]
 
@@ -127,6 +132,10 @@ _HOMES = {
     ),
     "script": ("ScriptExecutor",),
     "stream": ("ProcessStream",),
+    "sync": (
+        "SyncExecutor",
+        "open_executor_sync",
+    ),
     "types": (
         "VERDICTS",
         "CodeBlock",

@@ -639,9 +639,9 @@ def test_the_exports_are_pinned() -> None:
         "FakeExecutor", "FileTooLarge", "Isolation", "Language", "LimitNotEnforceable", "Limits",
         "LocalSandbox", "OnOutput", "Pool", "PoolTimeout", "ProcessStream", "Result", "Sandbox", "SandboxClosedError",
         "SandboxError", "SandboxLostError", "SandboxProtocolError", "SandboxStartError",
-        "SandboxUnavailable", "ScriptExecutor", "UnknownExecutor", "UnknownLanguage", "UnsafePath",
+        "SandboxUnavailable", "ScriptExecutor", "SyncExecutor", "UnknownExecutor", "UnknownLanguage", "UnsafePath",
         "Verdict", "WorkspaceFile", "WorkspaceFileNotFound", "executor_names", "find_language",
-        "open_executor", "workspace_path",
+        "open_executor", "open_executor_sync", "workspace_path",
     }  # fmt: skip
     assert all(hasattr(sandboxes, name) for name in sandboxes.__all__)
     assert sandboxes.VERDICTS == (
