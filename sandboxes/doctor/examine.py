@@ -67,7 +67,7 @@ async def diagnose(
     """Find out what really holds a block on this machine, by trying to break out.
 
     All backends are looked at side by side; with all of them installed it takes some seconds. While it runs, the
-    environment of this process has a variable `AGENTEXEC_DOCTOR_CANARY`.
+    environment of this process has variables whose names begin with `AGENTEXEC_DOCTOR_CANARY`.
 
     Args:
         candidates: The backends.

@@ -1,11 +1,12 @@
-"""What is tried: for each limit and aspect a program that breaks it if it can, and how one sees that it could not."""
+"""What is tried: for each limit and each other aspect a program that breaks it if it can."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sandboxes.doctor.canaries import VARIABLE, Canaries
+from sandboxes.doctor import judgements
+from sandboxes.doctor.judgements import Judge
 from sandboxes.types import Limits, Result
 
 LIMITS = Limits(
@@ -24,9 +25,6 @@ TIMES: Mapping[str, Limits] = {
 }
 """For the probes of time alone, since everything else takes some."""
 
-Judgement = tuple[bool, str]
-"""Whether it held, and what was seen."""
-
 
 @dataclass(frozen=True)
 class Probe:
@@ -42,7 +40,7 @@ class Probe:
 
     aspect: str
     program: str
-    judge: Callable[[Result, Canaries], Judgement]
+    judge: Judge
     heavy: bool = False
     advisory: bool = False
 
@@ -56,102 +54,6 @@ class Probe:
         return result.verdict in own and self.aspect not in own[result.verdict]
 
 
-def _verdict(expected: str) -> Callable[[Result, Canaries], Judgement]:
-    def judge(result: Result, canaries: Canaries) -> Judgement:
-        if result.verdict == expected:
-            return True, result.message or f"ended with {expected}"
-        return False, f"ended with {result.verdict}, not {expected}{_words(result)}"
-
-    return judge
-
-
-def _words(result: Result) -> str:
-    said = result.message or result.stderr.strip().rpartition("\n")[2] or result.stdout.strip().rpartition("\n")[2]
-    return f" ({said[:160]})" if said else ""
-
-
-def _kernel_memory(result: Result, canaries: Canaries) -> Judgement:
-    if result.verdict == "ok":
-        return False, "buffers of sockets were not counted"
-    return _verdict("memory")(result, canaries)
-
-
-def _file_size(result: Result, canaries: Canaries) -> Judgement:
-    largest = max((file.size for file in result.files), default=0)
-    if largest > LIMITS.file_size:
-        return False, f"wrote a file of {largest} bytes"
-    return _verdict("disk")(result, canaries)
-
-
-def _at_most(limit: int, what: str) -> Callable[[Result, Canaries], Judgement]:
-    def judge(result: Result, canaries: Canaries) -> Judgement:
-        if result.verdict == "failed" and what in result.message:
-            return True, result.message
-        word = result.stdout.split()[-1:] or [""]
-        if not word[0].isdigit():
-            return False, f"could not be tried: ended with {result.verdict}{_words(result)}"
-        return int(word[0]) <= limit, f"got {word[0]} {what}; the limit is {limit}"
-
-    return judge
-
-
-def _output(result: Result, canaries: Canaries) -> Judgement:
-    if result.stdout_bytes != 1_000_001:
-        return False, f"could not be tried: {result.stdout_bytes} bytes were written{_words(result)}"
-    held = result.truncated and len(result.stdout) < 2 * LIMITS.output
-    return held, f"kept {len(result.stdout)} characters of 1,000,001 bytes"
-
-
-def _tried(result: Result) -> str:
-    """Return why an attempt does not count, or nothing."""
-    return "" if result.stdout.rstrip().endswith("tried") else f"could not be tried: {result.verdict}{_words(result)}"
-
-
-def _network(result: Result, canaries: Canaries) -> Judgement:
-    if canaries.reached():
-        return False, "reached a service of this machine"
-    problem = _tried(result)
-    return not problem, problem or "TCP, UDP and unix sockets of this machine were not reached"
-
-
-def _filesystem(result: Result, canaries: Canaries) -> Judgement:
-    if canaries.touched():
-        return False, f"changed files in {canaries.file.parent}"
-    if canaries.secret in result.stdout + result.stderr:
-        return False, f"read {canaries.file}"
-    problem = _tried(result)
-    return not problem, problem or "a file of this machine was neither read nor changed"
-
-
-def _secrets(result: Result, canaries: Canaries) -> Judgement:
-    if canaries.secret in result.stdout + result.stderr:
-        return False, "read a variable of this machine's environment"
-    problem = _tried(result)
-    return not problem, problem or "no variable of this machine was seen"
-
-
-def _other_processes(result: Result, canaries: Canaries) -> Judgement:
-    if canaries.killed():
-        return False, "killed a process of this machine"
-    if canaries.secret in result.stdout:
-        return False, "read the memory of a process of this machine"
-    problem = _tried(result)
-    return not problem, problem or "a process of this machine was neither killed nor read"
-
-
-def _privileges(result: Result, canaries: Canaries) -> Judgement:
-    problem = _tried(result)
-    if problem:
-        return False, problem
-    allowed = result.stdout.split()[:-1]
-    return not allowed, f"allowed: {', '.join(allowed)}" if allowed else "refused: all that was tried"
-
-
-def _left_behind(result: Result, canaries: Canaries) -> Judgement:
-    problem = _tried(result)
-    return not problem, problem or "a daemon ended with its block"
-
-
 _QUIET = """
 def attempt(call):
     try:
@@ -161,11 +63,11 @@ def attempt(call):
 """
 
 TIME_PROBES = (
-    Probe("wall_time", "import time\ntime.sleep(60)", _verdict("timeout")),
+    Probe("wall_time", "import time\ntime.sleep(60)", judgements.verdict_is("timeout")),
     Probe(
         "cpu_time",
         "import os\nfor _ in range(2):\n    if os.fork() == 0:\n        while True: pass\nwhile True: pass",
-        _verdict("cpu_time"),
+        judgements.verdict_is("cpu_time"),
     ),
 )
 """Each under the limits of its name in `TIMES`."""
@@ -189,7 +91,7 @@ os.close(write)
 os.read(read, 1)
 print("tried")
 """,
-    _left_behind,
+    judgements.left_behind,
 )
 """Leaves a daemon in a session of its own; who comes after looks for its tag."""
 
@@ -222,14 +124,14 @@ attempt(lambda: os.unlink(HOST["file"]))
 attempt(lambda: os.unlink("link"))
 print("tried")
 """,
-        _filesystem,
+        judgements.filesystem,
     ),
     Probe(
         "secrets",
         _QUIET
-        + f"""
+        + """
 import os
-found = [os.environ.get({VARIABLE!r}, "").encode()]
+found = [os.fsencode(value) for value in os.environ.values()]
 for name in os.listdir("/proc"):
     if name.isdigit():
         for file in ("environ", "cmdline"):
@@ -240,7 +142,7 @@ for text in found:
         print(text[at : at + 64].decode("ascii", "replace"))
 print("tried")
 """,
-        _secrets,
+        judgements.secrets,
     ),
     Probe(
         "network",
@@ -260,7 +162,7 @@ knock(socket.AF_UNIX, socket.SOCK_STREAM, HOST["path"])
 knock(socket.AF_UNIX, socket.SOCK_STREAM, "\\0" + HOST["abstract"])
 print("tried")
 """,
-        _network,
+        judgements.network,
     ),
     Probe(
         "other processes",
@@ -282,7 +184,7 @@ if HOST["pid"] not in (1, os.getpid(), os.getppid()):
     import time; time.sleep(0.05)
 print("tried")
 """,
-        _other_processes,
+        judgements.other_processes,
     ),
     Probe(
         "privileges",
@@ -321,7 +223,7 @@ if fields["NoNewPrivs"].strip() != "1":
     print("new-privileges")
 print("tried")
 """,
-        _privileges,
+        judgements.privileges,
     ),
     Probe(
         "processes",
@@ -343,7 +245,7 @@ for pid in children:
     os.waitpid(pid, 0)
 print(len(children))
 """,
-        _at_most(LIMITS.processes, "processes"),
+        judgements.at_most(LIMITS.processes, "processes"),
     ),
     Probe(
         "open_files",
@@ -359,13 +261,13 @@ for file in opened:
     os.close(file)
 print(len(opened))
 """,
-        _at_most(LIMITS.open_files, "open files"),
+        judgements.at_most(LIMITS.open_files, "open files"),
     ),
-    Probe("output", "print('x' * 1000000)", _output),
+    Probe("output", f"print('x' * {judgements.FLOOD - 1})", judgements.output(LIMITS.output)),
     Probe(
         "file_size",
         "with open('big', 'wb', 0) as file:\n    for _ in range(6): file.write(b'x' * (1 << 20))",
-        _file_size,
+        judgements.file_size(LIMITS.file_size),
     ),
     Probe(
         "memory",
@@ -377,7 +279,7 @@ for _ in range(3):
         time.sleep(60)
 time.sleep(60)
 """,
-        _verdict("memory"),
+        judgements.verdict_is("memory"),
         heavy=True,
     ),
     Probe(
@@ -409,7 +311,7 @@ os.close(write)
 os.read(read, 1)  # until all have filled theirs
 time.sleep(0.3)
 """,
-        _kernel_memory,
+        judgements.kernel_memory,
         heavy=True,
         advisory=True,
     ),
@@ -422,7 +324,7 @@ for number in range(60):
         file.write(b"x" * (1 << 20))
 time.sleep(60)
 """,
-        _verdict("disk"),
+        judgements.verdict_is("disk"),
     ),
 )
 """In the order they run in: what ends a kernel, and so its state, comes last."""

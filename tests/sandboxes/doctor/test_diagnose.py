@@ -20,7 +20,8 @@ import pytest
 from sandboxes import CodeBlock, Executor, Isolation, Limits, OnOutput, Result, open_executor
 from sandboxes.docker.sandbox import DEFAULT_IMAGE
 from sandboxes.doctor import CANDIDATES, Candidate, Diagnosis, diagnose
-from sandboxes.doctor.canaries import Canaries
+from sandboxes.doctor.canaries import VARIABLE, Canaries
+from sandboxes.doctor.probes import PROBES
 from tests.sandboxes.backends import DOCKER, LOCAL, require_engine
 
 NOBODY = 65534
@@ -240,6 +241,19 @@ def test_as_an_ordinary_user() -> None:
         assert said["memory"] == "runner's watcher"
         assert said["processes"] == "RLIMIT_NPROC in a user namespace"
         assert any("control group" in line for line in diagnosis.advice)
+
+
+def test_a_variable_that_is_passed_on_is_seen_also_where_proc_tells_nothing() -> None:
+    (probe,) = (probe for probe in PROBES if probe.aspect == "secrets")
+    with Canaries() as canaries:
+        program = f"import os\nos.listdir = lambda path: []\nHOST = {canaries.description()!r}\n{probe.program}"
+        held = []
+        for environment in ({}, {f"{VARIABLE}_x": canaries.secret}):
+            done = subprocess.run(
+                [sys.executable, "-I", "-c", program], env=environment, capture_output=True, text=True, check=True
+            )
+            held.append(probe.judge(Result(verdict="ok", stdout=done.stdout), canaries)[0])
+    assert held == [True, False]
 
 
 @pytest.mark.timeout(180)
