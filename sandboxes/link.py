@@ -105,7 +105,10 @@ class RunnerLink:
             raise SandboxStartError(f"the sandbox did not come up within {START_TIMEOUT:g} s") from None
         if self.hello.get("op") != "hello":
             raise SandboxStartError(str(self.hello.get("message", "the runner did not greet"))[:2000])
-        self._stream.ready()
+        try:
+            self._stream.ready()
+        except OSError as error:
+            raise SandboxStartError(f"the sandbox did not come up: {error}") from None
 
     async def _skip_banner(self, token: bytes) -> None:
         seen = bytearray()

@@ -31,7 +31,11 @@ class ByteStream(abc.ABC):
         """End the other end and everything it started, and wait until it is gone. Never raises for a dead one."""
 
     def ready(self) -> None:
-        """The runner has greeted: all that it loads is loaded, and no block has run."""
+        """The runner has greeted: all that it loads is loaded, and no block has run.
+
+        Raises:
+            OSError: the place cannot be made ready; the start fails.
+        """
 
     def diagnosis(self) -> str:
         """What the launcher printed, for error messages (a stream without standard error has nothing to say)."""

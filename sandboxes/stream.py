@@ -121,9 +121,9 @@ class ProcessStream(ByteStream):
         if not await wait_exit(self._process, EXIT_GRACE):
             self.kill()
             await wait_exit(self._process, EXIT_GRACE)
+        await asyncio.to_thread(self.sweep)  # which may wait for processes to die
         if self._stderr < 0:  # somebody else who closes us was faster
             return
-        self.sweep()
         self.diagnosis()
         os.close(self._stderr)
         self._stderr = -1

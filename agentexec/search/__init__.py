@@ -87,6 +87,7 @@ async def best_of(
         SnapshotError: the workspace cannot be copied, or the best one's files not be brought there.
         Further errors, as of `solve`.
     """
+    _at_least_one(n=n, max_turns=max_turns)
     return await tree_search(
         task,
         model=model,
@@ -170,15 +171,7 @@ async def tree_search(
     Raises:
         As `best_of`.
     """
-    for name, value in (
-        ("width", width),
-        ("depth", depth),
-        ("beam", beam),
-        ("turns", turns),
-        ("concurrency", concurrency),
-    ):
-        if value < 1:
-            raise ValueError(f"{name} is at least 1, not {value}")
+    _at_least_one(width=width, depth=depth, beam=beam, turns=turns, concurrency=concurrency)
     if run is not None and store is None:
         raise ValueError("run= is the id of a run in a store: say in which, with store=")
     past: tuple[Event, ...] = ()
@@ -216,6 +209,12 @@ async def tree_search(
             begin = replace(begin, state=stored_state(store, past) or begin.state)
         await search.grow([begin], width, depth, beam, turns)
         return await search.finish(workspace)
+
+
+def _at_least_one(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            raise ValueError(f"{name} is at least 1, not {value}")
 
 
 async def _opened(model: Model | str, stack: AsyncExitStack) -> Model:

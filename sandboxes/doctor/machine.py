@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import getpass
 import os
 import platform
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sandboxes.doctor.report import BackendReport, Machine
+from sandboxes.isolation import landlock
 from sandboxes.isolation.cgroups import usable_place
 
-LANDLOCK_CREATE_RULESET, LANDLOCK_CREATE_RULESET_VERSION = 444, 1
-"""The same number on every architecture; see landlock_create_ruleset(2)."""
 DELEGATE = "systemd-run --user --scope -p Delegate=yes COMMAND"
 
 
@@ -26,7 +23,7 @@ def look_at_machine() -> Machine:
         user=_user(),
         container=find_container(),
         wsl=find_wsl(platform.release()),
-        landlock=landlock_version(),
+        landlock=landlock.abi(),
         control_groups=0 if place is None else place.version,
     )
 
@@ -59,15 +56,6 @@ def find_wsl(release: str) -> int:
     return 2 if "WSL2" in release or "microsoft" in release else 1  # the first one's is 4.4.0-19041-Microsoft
 
 
-def landlock_version() -> int:
-    """Return the ABI version of the kernel's Landlock; 0 if it has none, or it is switched off."""
-    if not sys.platform.startswith("linux"):
-        return 0
-    libc = ctypes.CDLL(None, use_errno=True)
-    version = libc.syscall(LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), LANDLOCK_CREATE_RULESET_VERSION)
-    return max(0, int(version))
-
-
 def advice(
     machine: Machine, reports: Sequence[BackendReport], default: str, proc: Path = Path("/proc")
 ) -> Iterator[str]:
@@ -80,8 +68,8 @@ def advice(
     bwrap = by_name.get("local+bwrap")
     if bwrap is not None and not bwrap.available and machine.system.startswith("Linux"):
         yield from _namespace_advice(machine, bwrap.reason, proc)
-    landlock = by_name.get("local+landlock")
-    if landlock is not None and not landlock.available and machine.landlock == 0:
+    confined = by_name.get("local+landlock")
+    if confined is not None and not confined.available and machine.landlock == 0:
         yield _landlock_advice(proc)
     if machine.control_groups == 0 and machine.system.startswith("Linux"):
         yield _group_advice(machine, proc)

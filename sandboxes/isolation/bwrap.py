@@ -109,30 +109,47 @@ class BwrapCommand:
         argv: What to run inside.
         limits: Sizes of the memory-backed directories; the network.
         shared: A second directory that is writable inside, as `/shared`.
+
+    Raises:
+        SandboxUnavailable: bwrap is not installed, or there is no system call filter for this kind of processor.
+        SandboxStartError: the paths to show inside are more than fit into a pipe.
     """
 
     def __init__(
         self, interpreter: Interpreter, workspace: Path, argv: Sequence[str], limits: Limits, shared: Path | None = None
     ) -> None:
         program = find_bwrap()
-        self._descriptors: list[int] = []
+        try:
+            filters = compile_filter()
+        except LookupError as error:
+            raise SandboxUnavailable(f"isolation='bwrap': {error}; use the docker sandbox") from None
         self.info, info = os.pipe()
-        self._descriptors.append(info)
-        arguments = [
+        self._descriptors = [info]
+        try:
+            arguments = self._arguments(interpreter, workspace, limits, shared, filters)
+            packed = "".join(argument + "\0" for argument in arguments).encode(errors="surrogateescape")
+            self.argv = [program, "--args", str(self._data(packed)), "--", *argv]
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def _arguments(
+        self, interpreter: Interpreter, workspace: Path, limits: Limits, shared: Path | None, filters: bytes
+    ) -> list[str]:
+        return [
             *_namespaces(limits),
-            *("--seccomp", str(self._data(compile_filter()))),
-            *("--info-fd", str(info)),
+            *("--seccomp", str(self._data(filters))),
+            *("--info-fd", str(self._descriptors[0])),
             *_file_view(limits),
             *("--ro-bind-data", str(self._data(PASSWD.encode())), "/etc/passwd"),
             *("--ro-bind-data", str(self._data(GROUP.encode())), "/etc/group"),
             *(("--bind", str(shared), SHARED) if shared is not None else ()),
             *_writable(interpreter, workspace, limits),
         ]
-        packed = "".join(argument + "\0" for argument in arguments).encode(errors="surrogateescape")
-        self.argv = [program, "--args", str(self._data(packed)), "--", *argv]
 
     def _data(self, content: bytes) -> int:
         read, write = os.pipe()
+        self._descriptors.append(read)
         try:
             # All of these fit into a pipe; a longer one would block here for ever.
             os.set_blocking(write, False)
@@ -140,7 +157,6 @@ class BwrapCommand:
                 raise SandboxStartError("the arguments for bwrap are too long")
         finally:
             os.close(write)
-        self._descriptors.append(read)
         return read
 
     @property

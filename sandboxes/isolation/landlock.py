@@ -22,8 +22,7 @@ from sandboxes.isolation.interpreter import Interpreter
 from sandboxes.isolation.seccomp import AUDIT_ARCH, asked_calls, compile_filter, compile_shared_filter
 from sandboxes.types import Limits
 
-_CREATE_RULESET = 444
-_VERSION = 1
+_CREATE_RULESET, _VERSION = 444, 1  # the same on every architecture; see landlock_create_ruleset(2)
 SCOPE_ABI = 6
 """Since then (Linux 6.12) Landlock sees signals and abstract sockets."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
@@ -36,7 +35,7 @@ MISSING = (
 
 @functools.cache
 def abi() -> int:
-    """Return the version of the kernel's Landlock interface; 0 where there is none."""
+    """Return the version of the kernel's Landlock interface; 0 where there is none, or it is switched off."""
     if not sys.platform.startswith("linux"):
         return 0
     libc = ctypes.CDLL(None, use_errno=True)

@@ -242,20 +242,8 @@ def compile_filter(machine: str | None = None) -> bytes:
         program += _only_for(calls[column], body)
     program += _only_for(_OPENAT2[column], [_refuse(errno.ENOSYS)])  # its mode lies in memory
     # The runner has the block's uid, so the kernel would let a block set its limits and starve it.
-    new_limit = 16 + 8 * 2
-    program += _only_for(
-        _PRLIMIT[column],
-        [
-            _argument(0),
-            (_EQUAL, 0, 5, _SUPERVISOR),
-            _statement(_LOAD, new_limit),
-            (_EQUAL, 0, 2, 0),
-            _statement(_LOAD, new_limit + 4),
-            (_EQUAL, 1, 0, 0),
-            _refuse(),
-            _PASS,
-        ],
-    )
+    changes = _changes_limit()
+    program += _only_for(_PRLIMIT[column], [_argument(0), (_EQUAL, 0, len(changes), _SUPERVISOR), *changes, _PASS])
     for numbers in _SCHEDULING:
         program += _only_for(numbers[column], [_argument(0), (_EQUAL, 0, 1, _SUPERVISOR), _refuse(), _PASS])
     for numbers, user in ((_SETPRIORITY, _PRIO_USER), (_IOPRIO_SET, _IOPRIO_WHO_USER)):

@@ -252,7 +252,7 @@ async def test_cancelled_search_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"n": 0}, "width is at least 1"),
+        ({"n": 0}, "n is at least 1"),
         ({"task": " "}, "the task is empty"),
         ({"run": "x"}, "say in which, with store="),
         ({"concurrency": 0}, "concurrency is at least 1"),

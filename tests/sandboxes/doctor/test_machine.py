@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sandboxes.doctor.machine import advice, find_container, find_wsl, landlock_version, look_at_machine
+from sandboxes.doctor.machine import advice, find_container, find_wsl, look_at_machine
 from sandboxes.doctor.report import BackendReport, Finding, Machine
+from sandboxes.isolation import landlock
 
 LINUX = Machine(system="Linux 6.8.0 x86_64", user="me", container="", wsl=0, landlock=4, control_groups=2)
 FORBIDDEN = BackendReport(name="local+bwrap", available=False, reason="bubblewrap failed: setting up uid map")
@@ -118,5 +119,5 @@ def test_containers_are_known_by_their_marks(tmp_path: Path) -> None:
 def test_this_machine_is_described() -> None:
     machine = look_at_machine()
     assert machine.system.startswith("Linux")
-    assert machine.landlock == landlock_version()
+    assert machine.landlock == landlock.abi()
     assert machine.user
