@@ -159,8 +159,10 @@ def load_settings(
         workspace: Where blocks will write, if that is known already.
 
     Raises:
-        SettingsError: a value is wrong; the message names the setting, where it was set and what it may be.
+        SettingsError: a value is wrong; the message names the setting, where it was set and what it may be. Or the name
+            of a variable is all but that of a setting, which without it would be weaker or dearer than was meant.
     """
+    _refuse_misspelt_variables()
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     file = read_file(directory or Path(), workspace)
     token = _file_values.set(file)
@@ -222,6 +224,16 @@ def unknown_variables() -> list[str]:
     """Return variables that begin as ours do and set nothing: misspelt ones, most likely."""
     known = {_variable(name) for name in Settings.model_fields}
     return sorted(name for name in os.environ if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
+
+
+def _refuse_misspelt_variables() -> None:
+    for variable in unknown_variables():
+        name = variable.upper().removeprefix(ENV_PREFIX).lower()
+        for close in difflib.get_close_matches(name, Settings.model_fields, 1, cutoff=0.8):
+            raise SettingsError(
+                f"{variable} is set, but there is no such setting: did you mean {_variable(close)}? If it is not for "
+                f"agentexec, type 'unset {variable}'"
+            )
 
 
 def _masked_url(url: str | None) -> str | None:

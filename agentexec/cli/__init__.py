@@ -11,6 +11,7 @@ import typer
 from agentexec.cli import flags as f
 from agentexec.cli import options as o
 from agentexec.cli.completing import complete_languages
+from agentexec.cli.naming import Commands
 from agentexec.cli.output import open_standard_streams
 from agentexec.cli.signals import INTERRUPTED, ignore_signals
 
@@ -25,6 +26,7 @@ app = typer.Typer(
     name="agentexec",
     help="A computer for language models that cannot hurt you.",
     no_args_is_help=True,
+    cls=Commands,
     # For a command that completes nothing it would be work for nothing.
     add_completion=_completes(),
     pretty_exceptions_enable=False,
@@ -85,10 +87,13 @@ def run(
     workspace: o.Workspace = None,
     json: o.Json = False,
 ) -> None:
-    """Run a program in a sandbox.
+    """Run a program or a notebook (.ipynb) in a sandbox.
 
-    Its output and exit status are passed on. Status 124: out of time; 137: out of memory or disk; 125: the
-    sandbox failed; 2: wrong usage; 128+N: ended by signal N; 130: interrupted.
+    A program's output and exit status are passed on. It gets no arguments and no standard input; its files come
+    with --workspace. A notebook is written back with its outputs.
+
+    Status 124: out of time; 137: out of memory or disk; 125: the sandbox failed; 2: wrong usage; 128+N: ended by
+    signal N; 130: interrupted.
     """
     from agentexec.cli.run import run_command
 

@@ -12,7 +12,7 @@ def complete_sandboxes(incomplete: str) -> list[str]:
     """Return executor specs that begin so."""
     from sandboxes.registry import executor_names
 
-    return [name for name in executor_names() if name.startswith(incomplete)]
+    return [name for name in executor_names() if name.startswith(incomplete) and name != "fake"]
 
 
 def complete_languages(incomplete: str) -> list[str]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import json as json_module
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args, get_origin
 
-from agentexec.cli.options import USAGE, fail, place_of
+from agentexec.cli.options import LIMIT_FIELDS, USAGE, fail, place_of
 from agentexec.cli.output import say, write_stdout
 from agentexec.errors import SettingsError
 from agentexec.settings import FILE_NAME, Settings, Sourced, explain_settings, load_settings, unknown_variables
+from agentexec.solving import solve
 from agentexec.visible import visible
 from sandboxes.registry import executor_names
+from sandboxes.types import Limits
 
+_SIZES = frozenset({"memory", "disk", "file_size", "output"})
 _SHORT = {"-m": "--model", "-s": "--sandbox"}
 
 
@@ -28,7 +33,7 @@ def config_command(arguments: Sequence[str], workspace: str | None, *, json: boo
     flags = read_flags(arguments)
     place = None if workspace is None else Path(workspace)
     try:
-        settings = explain_settings(flags, workspace=place)
+        settings = [_in_force(each) for each in explain_settings(flags, workspace=place)]
         values = load_settings(flags, workspace=place)
     except SettingsError as error:
         fail(str(error), USAGE)
@@ -39,6 +44,22 @@ def config_command(arguments: Sequence[str], workspace: str | None, *, json: boo
     if place is not None and file.exists() and file.resolve().is_relative_to(place.resolve()):
         say(f"{file.resolve()} is not read: it lies in the workspace, where code can write to it")
     return status
+
+
+def _in_force(setting: Sourced) -> Sourced:
+    """Put what holds where nothing is set in place of None."""
+    if setting.value is not None:
+        return setting
+    value: object = None
+    if setting.name == "network":
+        value = "on" if Limits().network else "off"
+    elif setting.name in LIMIT_FIELDS:
+        value = getattr(Limits(), LIMIT_FIELDS[setting.name])
+    elif setting.name == "isolation":
+        value = "auto"
+    elif setting.name == "max_turns":
+        value = inspect.signature(solve).parameters["max_turns"].default
+    return replace(setting, value=value)
 
 
 def _check(settings: Settings) -> int:
@@ -96,12 +117,24 @@ def _as_json(settings: Sequence[Sourced]) -> str:
 
 
 def _as_table(settings: Sequence[Sourced]) -> str:
-    rows = [(each.name, _shown(each.value), visible(each.where or each.source, keep="")) for each in settings]
+    rows = [(each.name, _shown(each), visible(each.where or each.source, keep="")) for each in settings]
     wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return "\n".join(f"{name:<{wide[0]}}  {value:<{wide[1]}}  {where}" for name, value, where in rows)
 
 
-def _shown(value: object) -> str:
+def _shown(setting: Sourced) -> str:
+    value = setting.value
     if value is None:
         return "-"
+    if isinstance(value, int) and setting.name in _SIZES:
+        return _as_size(value)
     return visible(str(value).lower() if isinstance(value, bool) else str(value), keep="")
+
+
+def _as_size(number: int) -> str:
+    """Write bytes as flags take them, such as `512M`, where that is exact."""
+    for unit in ("", "k", "M", "G"):
+        if number < 1024 or number % 1024:
+            return f"{number}{unit}"
+        number //= 1024
+    return f"{number}T"

@@ -25,7 +25,12 @@ def _flag(kind: Any, metavar: str | None, text: str, *names: str, complete: Any 
 
 SANDBOX: Flags = {
     "sandbox": _flag(
-        str, "SPEC", "Where code runs: local, docker, docker:IMAGE, …", "-s", "--sandbox", complete=complete_sandboxes
+        str,
+        "SPEC",
+        "Where code runs: local, docker, docker:IMAGE, jupyter, … [local].",
+        "-s",
+        "--sandbox",
+        complete=complete_sandboxes,
     ),
     "isolation": _flag(
         Literal["auto", "bwrap", "landlock", "none"], None, "Isolation of the local sandbox [auto]; 'none' is unsafe."

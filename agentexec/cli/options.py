@@ -47,7 +47,7 @@ StoreDirectory = Annotated[
     typer.Option("--store", metavar="DIR", help="Where runs are kept [AGENTEXEC_STORE, or your data directory]."),
 ]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, its beginning or its end; or 'last'.")]
-Json = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,8 @@ def workspace_directory(name: str | None) -> Path | None:
     path = Path(name)
     try:
         path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        fail(f"--workspace {name}: this is a file, not a directory", USAGE)
     except OSError as error:
         fail(f"--workspace {name}: {error.strerror}", USAGE)
     return path.resolve()
@@ -146,7 +148,7 @@ def make_executor(place: Place, workspace: Path | None, *, bar: bool) -> Executo
         if place.image is not None and ":" not in place.sandbox:
             options["image"] = place.image
     try:
-        return open_executor(place.sandbox, limits=place.limits, workspace=workspace, **options)
+        executor = open_executor(place.sandbox, limits=place.limits, workspace=workspace, **options)
     except UnknownExecutor as error:
         fail(f"--sandbox: {error}", USAGE)
     except TypeError as error:
@@ -155,3 +157,6 @@ def make_executor(place: Place, workspace: Path | None, *, bar: bool) -> Executo
         fail(f"--isolation is not for the sandbox {place.sandbox!r}: {error}", USAGE)
     except SandboxError as error:
         fail(f"the sandbox failed: {error or type(error).__name__}", SANDBOX_FAILED)
+    if place.sandbox.partition(":")[0] == "fake":
+        say("the sandbox 'fake' runs nothing: it is a stand-in for tests")
+    return executor

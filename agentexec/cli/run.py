@@ -65,6 +65,8 @@ def read_block(file: str | None, language: str | None) -> CodeBlock:
     if file is None and sys.stdin.isatty():
         fail("nothing to run: give a FILE, or - to read the program from standard input", USAGE)
     piped = file in (None, "-")
+    if not piped and Path(str(file)).is_dir():
+        fail(f"{file} is a directory; give a program in it, and the directory with --workspace", USAGE)
     try:
         if language is not None:
             name = find_language(language).name

@@ -242,7 +242,8 @@ def _report(result: SolveResult, job: Job) -> int:
             say(str(error))
             status = status or error.status
     if not result.solved:
-        say(f"{result.status}: {result.stop_reason}: {result.message}")
+        reason = "" if result.stop_reason == result.status else f"{result.stop_reason}: "
+        say(f"{result.status}: {reason}{result.message}")
     if job.own_workspace and job.workspace.exists():
         say(f"workspace kept in {job.workspace}")
     # The recorder knows whether there is anything to go on from.

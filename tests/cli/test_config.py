@@ -62,7 +62,8 @@ def test_text_is_one_line_a_setting(cli: Cli) -> None:
     ("env", "args", "said"),
     [
         ({"AGENTEXEC_MEMORY": "much"}, [], "AGENTEXEC_MEMORY: memory cannot be 'much'"),
-        ({"AGENTEXEC_MODLE": "x"}, [], "AGENTEXEC_MODLE is set, but there is no such setting"),
+        ({"AGENTEXEC_MODLE": "x"}, [], r"AGENTEXEC_MODLE is set, but .*: did you mean AGENTEXEC_MODEL\?"),
+        ({"AGENTEXEC_TARGET_NAME": "x"}, [], "AGENTEXEC_TARGET_NAME is set, but there is no such setting"),
         ({}, ["--max-turns", "0"], "--max-turns: max_turns cannot be"),
         ({}, ["--mdoel", "x"], "--mdoel is no setting; there are"),
         ({}, ["--memory"], "--memory needs a value"),
@@ -82,6 +83,23 @@ def test_a_file_in_the_workspace_is_not_read_and_that_is_said(cli: Cli) -> None:
     assert done.returncode == 0
     assert "from-the-sandbox" not in done.stdout
     assert "agentexec.toml is not read: it lies in the workspace" in done.stderr
+
+
+def test_what_holds_where_nothing_is_set_is_shown(cli: Cli) -> None:
+    found, limits = settings(cli), Limits()
+    assert found["memory"] == {"value": limits.memory, "source": "default", "where": None}
+    assert (found["timeout"]["value"], found["network"]["value"]) == (limits.wall_time, "off")
+    assert (found["isolation"]["value"], found["max_turns"]["value"]) == ("auto", 50)
+    shown = dict(line.split()[:2] for line in cli("config", "--disk", "1000001", "--memory", "3G").stdout.splitlines())
+    assert (shown["file_size"], shown["output"], shown["disk"], shown["memory"]) == ("256M", "1M", "1000001", "3G")
+
+
+@pytest.mark.parametrize("command", [["run", "p.py"], ["solve", "x", "-m", "replay:none"]])
+def test_a_misspelt_variable_ends_the_command(cli: Cli, command: list[str]) -> None:
+    (cli.directory / "p.py").write_text("print('ran')")
+    done = cli(*command, env={"AGENTEXEC_MEMROY": "64M"})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "did you mean AGENTEXEC_MEMORY? If it is not for agentexec, type 'unset AGENTEXEC_MEMROY'" in done.stderr
 
 
 def test_keys_of_other_services_are_not_taken(cli: Cli) -> None:

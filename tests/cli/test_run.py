@@ -116,7 +116,9 @@ USAGE = [
     (["run", "p.py", "--isolation", "magic"], "--isolation"),
     (["run", "p.py", "-s", "nowhere"], "--sandbox: no executor is called 'nowhere'; known are .*local"),
     (["run", "p.py", "-s", "fake", "--isolation", "none"], "--isolation is not for the sandbox 'fake'"),
-    (["run", "p.py", "--workspace", "p.py"], "--workspace p.py"),
+    (["run", "p.py", "--workspace", "p.py"], "--workspace p.py: this is a file, not a directory"),
+    (["run", "."], r"\. is a directory; give a program in it, and the directory with --workspace"),
+    (["p.py"], "To run this file, type 'agentexec run p.py'"),
     (["run", "latin.py"], "not UTF-8"),
     (["run", "--no-such-flag"], "no-such-flag"),
     (["no-such-command"], "no-such-command"),
@@ -353,3 +355,9 @@ def test_cell_shows_its_value_and_its_error(cli: Cli) -> None:
     done = cli("run", "-s", "jupyter", "--timeout", "1", cli.write("p.py", "while True: pass"))
     assert (done.returncode, done.stdout) == (124, "")
     assert "the state is kept" in done.stderr
+
+
+def test_the_stand_in_for_tests_says_that_nothing_ran(cli: Cli) -> None:
+    done = cli("run", cli.write("p.py", "raise SystemExit(3)"), "-s", "fake")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "the sandbox 'fake' runs nothing: it is a stand-in for tests" in done.stderr

@@ -232,7 +232,7 @@ def test_each_model_failure_is_status_3_with_one_line_and_one_object(
         cli.env["OPENAI_BASE_URL"] = "http://127.0.0.1:9/v1"
     done = cli(*SOLVE, "--json")
     assert done.returncode == 3
-    assert re.search(rf"^agentexec: model_failed: model_failed: .*{said}", done.stderr, re.MULTILINE), done.stderr
+    assert re.search(rf"^agentexec: model_failed: (?!model_failed).*{said}", done.stderr, re.MULTILINE), done.stderr
     assert "Traceback" not in done.stderr
     result = json.loads(done.stdout)
     assert (result["status"], result["answer"], result["blocks"]) == ("model_failed", None, [])
