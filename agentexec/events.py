@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from decimal import Decimal
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -100,6 +100,7 @@ class Event(BaseModel):
         time: Seconds since the epoch.
         team: Where it happened: empty for the run's own conversation, else the path of a nested team's, such as
             `research#3` (what the team `research` did for message 3).
+        type: Which event it is, in one word; each kind has its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -108,6 +109,11 @@ class Event(BaseModel):
 
     time: float = Field(default_factory=time.time)
     team: str = ""
+
+    if TYPE_CHECKING:
+
+        @property
+        def type(self) -> str: ...
 
 
 class RunStarted(Event):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -86,6 +86,22 @@ class Limits(BaseModel):
     open_files: Annotated[int, Field(ge=16, le=1 << 20)] = 1024
     output: Size = 1 << 20
     network: bool = False
+
+    if TYPE_CHECKING:
+        # What may be given is more than what is held; without this, editors take `memory="512M"` for an error.
+        def __init__(
+            self,
+            *,
+            wall_time: float = 60.0,
+            cpu_time: float | None = None,
+            memory: int | str = 1 << 30,
+            processes: int = 128,
+            disk: int | str = 1 << 30,
+            file_size: int | str = 256 << 20,
+            open_files: int = 1024,
+            output: int | str = 1 << 20,
+            network: bool = False,
+        ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

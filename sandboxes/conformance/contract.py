@@ -232,8 +232,8 @@ class ContractTests(Suite):
 
     async def test_an_explicit_limit_that_nothing_enforces_is_refused(self, arena: Arena) -> None:
         for name in sorted(set(Limits.model_fields) - arena.claims):
-            value: Any = Limits.model_fields[name].default
-            executor = arena.backend.open(Limits(**{name: 1.0 if name == "cpu_time" else value}), None)
+            value: Any = 1.0 if name == "cpu_time" else Limits.model_fields[name].default
+            executor = arena.backend.open(Limits(**{name: value}), None)
             with pytest.raises(LimitNotEnforceable, match=name):
                 await executor.start()
             await executor.close()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import textwrap
 from typing import Any
 
 import pytest
@@ -47,3 +50,17 @@ async def test_a_string_is_no_block_and_no_content_of_a_file(executor: Executor)
         await executor.run(text)
     with pytest.raises(TypeError, match=r"text.encode\(\)\), not str"):
         await executor.put("a.txt", text)
+
+
+def test_editors_know_the_limits_as_they_are() -> None:
+    """The signature that type checkers see is written by hand: the same names and defaults as the fields."""
+    [seen] = (
+        node
+        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(Limits))))
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__"
+    )
+    defaults = [eval(ast.unparse(default)) for default in seen.args.kw_defaults if default is not None]
+    shown = dict(zip((arg.arg for arg in seen.args.kwonlyargs), defaults, strict=True))
+    assert shown == {name: field.default for name, field in Limits.model_fields.items()}
+    strings = {arg.arg for arg in seen.args.kwonlyargs if arg.annotation and ast.unparse(arg.annotation) == "int | str"}
+    assert strings == {"memory", "disk", "file_size", "output"}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -152,7 +153,7 @@ def own_groups() -> list[Path]:
 class TestRealGroup:
     """Of the version that this machine has."""
 
-    def open(self, isolation: str, **limits: object) -> Executor:
+    def open(self, isolation: str, **limits: Any) -> Executor:
         require_engine(LOCAL.installed(), LOCAL.engine)
         return open_executor("local", limits=Limits(**{"wall_time": 20.0, **limits}), isolation=isolation)
 
