@@ -3,7 +3,10 @@
 PYTHON := .venv/bin/python
 DEMO := examples/sunspots
 # Most tests wait for a sandbox, so more of them than there are cores; without what needs the machine to itself.
-SIDE_BY_SIDE := -n 4
+SIDE_BY_SIDE := -n 6
+
+# Else each of the thousand processes that the tests start would compile all of our modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test matrix check images bench endurance setup clean
 

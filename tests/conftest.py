@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Iterator
@@ -30,6 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(item.path.is_relative_to(here / each) for each in ALONE):
             item.add_marker(pytest.mark.machine)
+
+
+def pytest_collection_finish() -> None:
+    """Take what is loaded by now out of the collector's way: the arenas of executors call it before and after each."""
+    gc.collect()
+    gc.freeze()
 
 
 def left() -> set[str]:

@@ -32,7 +32,18 @@ class TestMine(ContractTests):
 
 def outcomes(arguments: Sequence[str], directory: Path = ROOT) -> dict[str, str]:
     """Run pytest in a process of its own; return each test's outcome by its name, `Class::test`."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "--tb=no", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:hypothesispytest",
+        "-v",
+        "--tb=no",
+        *arguments,
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=300)
     found = re.findall(r"::(\w+::.+) (PASSED|FAILED|SKIPPED|ERROR|XFAIL|XPASS)\b", done.stdout)
