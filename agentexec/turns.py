@@ -6,7 +6,7 @@ Each returns a `NextSpeaker`; all it goes by is in the conversation, so a run th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -158,9 +158,10 @@ def selector(
     prompt: str | None = None,
     name: str = "selector",
 ) -> NextSpeaker:
-    """A model chooses who speaks next. Where only one may, it is not asked.
+    """Let a model choose who speaks next. Where only one agent may, the model is not asked.
 
-    A choice that is none is asked again once; then the next candidate in the order of `agents` speaks.
+    If its reply does not name exactly one candidate, it is asked once more; after that the next candidate in the order
+    of `agents` speaks.
 
     Args:
         model: Who chooses.
@@ -199,7 +200,7 @@ def selector(
             )
         return named[candidates[0]]
 
-    def next_speaker(conversation: Conversation) -> object:
+    def next_speaker(conversation: Conversation) -> Agent | Awaitable[Agent] | None:
         if done(conversation):
             return None
         last = conversation[-1].sender
@@ -210,7 +211,7 @@ def selector(
             return None
         return named[candidates[0]] if len(candidates) == 1 else choose(conversation, candidates)
 
-    return next_speaker  # type: ignore[return-value]
+    return next_speaker
 
 
 def _choice(names: Iterable[str]) -> Shape:

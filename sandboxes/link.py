@@ -36,19 +36,27 @@ T = TypeVar("T")
 START_TIMEOUT = 60.0
 """Seconds for a runner to say hello, its preloads included."""
 GRACE = 1.5
-"""Seconds after `wall_time` without a word from the runner, after which it counts as lost."""
+"""A runner that is silent for so many seconds after `wall_time` counts as lost."""
 LAST_WORDS = 10.0
-"""Seconds after `wall_time` for which a runner may go on talking; what a block can leave to be said is bounded."""
+"""Seconds that a runner has after `wall_time` to send the rest of the output, which is bounded, and its report."""
 FILE_TIMEOUT, SLOWEST = 60.0, 1 << 20
-"""Seconds that a file may take on its way, and one more for each so many bytes of it."""
+"""Seconds that a request may take; the transfer of a file has one second more for each `SLOWEST` bytes."""
 KERNEL_GRACE = 4.0
-"""Seconds more for a cell, which is interrupted first and ended only if that does not help."""
+"""Seconds more for a cell: it is interrupted first, and its kernel is ended only if that does not help."""
 MAX_BANNER = 1 << 16
 """Bytes that may come before the runner's first frame: a login banner, an entry point's chatter."""
 
 
 class Outcome:
-    """A report and the output that was kept with it; `report` is None, with a reason, if the sandbox died first."""
+    """What came of a block or a cell.
+
+    Attributes:
+        report: The runner's report; None if the sandbox died first.
+        stdout: Bytes that the runner kept, head and tail, and sent with the report; likewise `stderr`.
+        live: Head and tail of the output that came while the block ran, by kind of frame; for want of a report.
+        reason: Why there is no report.
+        answered: Whether a control frame came, so that the runner is ready for the next request.
+    """
 
     def __init__(self, report: Report | None, stdout: bytes, stderr: bytes, live: Mapping[int, HeadTail]) -> None:
         self.report = report
@@ -210,9 +218,9 @@ class RunnerLink:
         """Start a kernel in the place of the last one.
 
         Args:
-            name: Of an installed kernel; an empty one is the IPython kernel that is forked from the runner.
-            directory: Where its connection file and its sockets are, inside.
-            connection: The connection file.
+            name: Name of an installed kernel; empty for the IPython kernel that is forked from the runner.
+            directory: Directory inside the sandbox for its connection file and its sockets.
+            connection: Content of the connection file.
 
         Raises:
             SandboxUnavailable: no such kernel is installed, or it cannot be used.
@@ -238,13 +246,13 @@ class RunnerLink:
         await bounded(FILE_TIMEOUT, self._ask("settle"))
 
     async def begin_cell(self, on_output: OnOutput | None) -> Awaitable[Outcome]:
-        """Have the kernel's next cell watched; return what will tell how it ended."""
+        """Tell the runner that the kernel's next cell begins; return an awaitable of the cell's outcome."""
         self._expect_silence()
         await self._send(encode_control({"op": "cell", "live": on_output is not None}))
         return self.end_of_cell(on_output)
 
     async def end_of_cell(self, on_output: OnOutput | None = None) -> Outcome:
-        """Wait for the end of the cell that runs; goes on where an earlier wait was broken off."""
+        """Wait for the end of the running cell; can be called again after a wait that was cancelled or failed."""
         outcome = Outcome(None, b"", b"", {LIVE_STDOUT: HeadTail(1 << 20), LIVE_STDERR: HeadTail(1 << 20)})
         try:
             await self._collect(outcome, on_output, KERNEL_GRACE)
@@ -255,7 +263,7 @@ class RunnerLink:
         return outcome
 
     async def tell(self, operation: str, **words: str) -> None:
-        """Say something that has no answer of its own: `cell_end`, `interrupt`, `stop`."""
+        """Send a request that is not answered: `cell_end`, `interrupt` or `stop`."""
         await self._send(encode_control({"op": operation, **words}))
 
     async def _collect(self, outcome: Outcome, on_output: OnOutput | None, grace: float = 0.0) -> None:

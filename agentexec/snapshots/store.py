@@ -74,7 +74,7 @@ class Collected(BaseModel):
 
 
 class SnapshotStore:
-    """See the package.
+    """Keeps snapshots of workspaces in a directory. For what a snapshot holds, and what it does not, see the package.
 
     Args:
         directory: Made if it is missing, closed to other users. Not inside a workspace.

@@ -82,7 +82,7 @@ class Engine:
         self.address = self._tunnel.url if self._tunnel is not None else self.url
         self.tls = kwargs_from_env().get("tls") if self.url.startswith(("tcp:", "https:")) else None
         try:
-            with self._words():
+            with self._translated():
                 version = _VERSIONS.get(self.url) or self._version()
                 self._client = self._connect(version, CALL_TIMEOUT)
             _VERSIONS[self.url] = version
@@ -126,7 +126,8 @@ class Engine:
             self._tunnel.close()
 
     @contextlib.contextmanager
-    def _words(self, doing: str = "") -> Iterator[None]:
+    def _translated(self, doing: str = "") -> Iterator[None]:
+        """Raise errors of docker-py, of the connection and of the system as ours, with what to do about them."""
         try:
             if self.address.startswith("unix:"):
                 _knock(self.address.removeprefix("unix://"))
@@ -157,7 +158,7 @@ class Engine:
 
     def image(self, name: str) -> Image | None:
         """Return what the engine knows of an image, or None if it does not have it."""
-        with self._words(f"look at the image {name}"):
+        with self._translated(f"look at the image {name}"):
             try:
                 found = self._client.inspect_image(name)
             except ImageNotFound:
@@ -182,7 +183,7 @@ class Engine:
         done = total = 0
         repository, tag = parse_repository_tag(name)
         try:
-            with self._words(f"pull {name}"):
+            with self._translated(f"pull {name}"):
                 for step in self._client.pull(repository, tag=tag or "latest", stream=True, decode=True):
                     if "error" in step:
                         raise SandboxStartError(str(step["error"]))
@@ -201,7 +202,7 @@ class Engine:
 
     def images(self, prefix: str) -> dict[str, int]:
         """Return names with their tags, and sizes in bytes, of the images whose names begin so."""
-        with self._words("list images"):
+        with self._translated("list images"):
             found = self._client.images()
         return {tag: image["Size"] for image in found for tag in image.get("RepoTags") or () if tag.startswith(prefix)}
 
@@ -211,7 +212,7 @@ class Engine:
         Raises:
             SandboxStartError: a step failed; the message has the last lines.
         """
-        with self._words(f"build {name}"):
+        with self._translated(f"build {name}"):
             steps = self._client.build(path=directory, tag=name, buildargs=dict(arguments), forcerm=True, decode=True)
             last: deque[str] = deque(maxlen=20)
             for step in steps:
@@ -244,7 +245,7 @@ class Engine:
             read_only: Paths inside that cannot be changed.
             options: As `docker.APIClient.create_container` takes them.
         """
-        with self._words(f"create a container of {image}"):
+        with self._translated(f"create a container of {image}"):
             settings = self._client.create_host_config(**host)
             # docker-py has no words for these.
             settings["MaskedPaths"], settings["ReadonlyPaths"] = list(masked), list(read_only)
@@ -261,12 +262,12 @@ class Engine:
 
     def start(self, container: str) -> None:
         """Start a container."""
-        with self._words("start the container"):
+        with self._translated("start the container"):
             self._client.start(container)
 
     def remove(self, container: str) -> None:
         """End a container at once, and remove it with its anonymous volumes; no error if it is gone already."""
-        with self._words("remove the container"):
+        with self._translated("remove the container"):
             try:
                 self._client.remove_container(container, force=True, v=True)
             except NotFound:
@@ -280,24 +281,24 @@ class Engine:
 
     def create_volume(self, name: str, labels: Mapping[str, str]) -> None:
         """Make a named volume."""
-        with self._words("make a volume"):
+        with self._translated("make a volume"):
             self._client.create_volume(name, labels=dict(labels))
 
     def remove_volume(self, name: str) -> None:
         """Remove a volume; no error if it is gone already."""
-        with self._words("remove the volume"), contextlib.suppress(NotFound):
+        with self._translated("remove the volume"), contextlib.suppress(NotFound):
             self._client.remove_volume(name, force=True)
 
     def run(self, container: str) -> int:
         """Start a container, wait for its end, and return its exit status."""
-        with self._words("run a container"):
+        with self._translated("run a container"):
             self._client.start(container)
             return int(self._client.wait(container, timeout=CALL_TIMEOUT)["StatusCode"])
 
     def labelled(self, labels: Mapping[str, str]) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]]:
         """Return containers by id and volumes by name, each with its labels, of those that have all of `labels`."""
         wanted = {"label": [f"{key}={value}" for key, value in labels.items()]}
-        with self._words("list what it has"):
+        with self._translated("list what it has"):
             containers = self._client.containers(all=True, filters=wanted)
             volumes = self._client.volumes(filters=wanted).get("Volumes") or ()
         return (

@@ -55,11 +55,11 @@ HARMLESS = frozenset(
 )
 """Settings of docker-py's `create_host_config` that cannot loosen the sandbox."""
 THE_HOSTS = ("/boot", "/dev", "/etc", "/proc", "/run", "/sys", "/var/lib/containerd", "/var/lib/docker", "/var/run")
-"""Directories of which nothing may be mounted, nor anything that they lie in."""
+"""The host's own: neither these directories, nor anything inside or above them, may be mounted."""
 HOMES = ("/home", "/root")
 SECRETS = frozenset({".aws", ".azure", ".config", ".docker", ".gnupg", ".kube", ".netrc", ".ssh"})
 MOST_ENTRIES = 20_000
-"""How much of a directory is searched for sockets; they are found early, or it is not one that has any."""
+"""Files of a directory that are looked at for sockets: where there are any, they are found early."""
 
 
 class UnsafeOption(ValueError):

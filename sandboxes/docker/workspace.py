@@ -16,7 +16,7 @@ from sandboxes.throwaway import ThrowawayDirectory
 WORKSPACE = "/workspace"
 """Its place inside."""
 NOBODY = 65534
-"""Has throw-away workspaces that root makes, so that blocks need not be root."""
+"""Owner of throw-away workspaces where we are root, so that blocks do not run as root."""
 
 
 class Pinned:

@@ -1,4 +1,4 @@
-"""One cell's conversation with its kernel, which is believed in nothing but its own displays and errors."""
+"""One cell's exchange with its kernel: the displays, errors and streams that come of it, all of them untrusted."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from sandboxes.types import Display, ErrorInfo, OnOutput, Stream
 
 MAX_DISPLAYS, MAX_DISPLAY_BYTES = 100, 16 << 20
 MAX_TEXT = 1 << 20
-"""Number and bytes of the displays of a cell, characters of a traceback."""
+"""Displays of a cell, bytes of all of them, and characters of a traceback or an error message."""
 MAX_KINDS, MAX_METADATA, MAX_DEPTH = 50, 10_000, 20
 """Representations of a display, characters and nesting of its metadata."""
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _NOT_AS_SAID = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
-"""What comes of reading a message that is not what the messaging protocol says."""
+"""What reading a message raises that does not keep to the messaging protocol."""
 
 
 class Cell(Audience):
-    """One cell's conversation with the kernel, and what was shown in it.
+    """Runs one cell, and collects what the kernel publishes for it.
 
     Args:
         output: Bytes to keep of each stream that comes in messages.
-        on_output: Gets what comes in them.
+        on_output: Called with what comes in these messages.
 
     Attributes:
-        begun: Whether the kernel says that it has begun with it.
-        trouble: Has the exception that `on_output` raised, after which it is not called any more.
+        begun: Whether the kernel has said that the cell began.
+        trouble: Holds the exception that `on_output` raised; it is not called again after that.
     """
 
     def __init__(self, output: int = 1 << 20, on_output: OnOutput | None = None) -> None:
@@ -53,7 +53,7 @@ class Cell(Audience):
 
     @property
     def notes(self) -> list[str]:
-        """What is to be said of what was left out."""
+        """What was left out, in words for `Result.message`."""
         counts = ((self._left_out, "displays were left out"), (self._malformed, "malformed messages were left out"))
         return [f"{count} {what}" for count, what in counts if count]
 
@@ -145,7 +145,7 @@ class Cell(Audience):
         self.displays.append(display)
 
     def _update(self, content: Mapping[str, Any]) -> None:
-        """Replace what was displayed under a name; in this cell only, since results of others are given away."""
+        """Replace what was displayed under an id, in this cell only: earlier results have been returned already."""
         display = _display(content)
         for at in self._ids.get(_display_id(content) or "", ()):
             size = self._bytes - _size(self.displays[at]) + _size(display)
@@ -184,7 +184,7 @@ def _valid(text: str) -> str:
 
 
 def _tame(value: Any, depth: int = 0) -> Any:
-    """Return JSON that can be written again: not nested too deep, and with valid text only."""
+    """Return a JSON value that can be encoded again: not nested too deep, valid text and finite numbers only."""
     if depth > MAX_DEPTH:
         return None
     if isinstance(value, str):
@@ -199,7 +199,7 @@ def _tame(value: Any, depth: int = 0) -> Any:
 
 
 def picture(display: Display, kind: str) -> bytes:
-    """Return a picture's content; nothing if it is not what it should be."""
+    """Return a picture's bytes; none if the display does not hold valid base64."""
     if kind == "image/svg+xml":
         return display.data[kind].encode("utf-8", "replace")
     try:
@@ -209,5 +209,5 @@ def picture(display: Display, kind: str) -> bytes:
 
 
 def _text(value: object) -> str:
-    """Return a representation as text; JSON types come as what they are."""
+    """Return a representation as text: strings as they are, all else as JSON."""
     return _valid(value) if isinstance(value, str) else json.dumps(value)

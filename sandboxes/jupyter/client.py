@@ -1,4 +1,4 @@
-"""Asks a kernel something over its sockets. What it answers is signed by a key that it knows, and is untrusted."""
+"""Asks a kernel something over its sockets. Its answers are untrusted: whatever runs in it knows their signing key."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from sandboxes.jupyter.heartbeat import MAX_ECHO, Heartbeat
 from sandboxes.jupyter.zmtp import Socket
 
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
-"""A connection's numbers are places in it, from 1."""
+"""The number of a channel's socket is its position here, counted from 1."""
 MAX_MESSAGE = 8 << 20
-"""Bytes of one message; as Python's text and values it takes some times as much."""
+"""Bytes of one message; decoded, it takes several times as much memory."""
 MAX_HEADER = 1 << 16
-"""Bytes of what is not content."""
+"""Bytes of a message's header and parent header together."""
 MAX_VALUES = 500_000
 """Values in a message's JSON, each of which takes up to a hundred bytes."""
 LAST_WORDS, MORE_WORDS = 1.0, 4
-"""Seconds after the answer, for what was shown until then, and how often they are given while there is something to
-read: a kernel that publishes too much loses messages, and that it is idle may be one of them."""
+"""Seconds to wait after the answer for the kernel's `idle`, and how often to wait again while output still comes: a
+kernel that publishes too much loses messages, and `idle` may be one of them."""
 LAST_BREATH = 5.0
-"""Seconds in which the runner will have told of the end of a kernel that has hung up."""
+"""Seconds to wait, once a kernel has closed its sockets, for the runner's report of its end."""
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 
 
 class Audience:
-    """Whom a kernel's messages are for; its methods must neither wait nor raise."""
+    """Receives what a kernel publishes for a request. Its methods must not block and must not raise."""
 
     def shown(self, kind: str, content: Mapping[str, Any]) -> None:
-        """Something was published for the request."""
+        """Take the type and the content of a message that was published for the request."""
 
     def malformed(self) -> None:
-        """A message came that is none, and is dropped."""
+        """Hear of a malformed message, which was dropped."""
 
     def too_large(self) -> None:
-        """A message came that has too many bytes, and is dropped."""
+        """Hear of a message of too many bytes, which was dropped."""
 
 
 class Answer(NamedTuple):
@@ -64,11 +64,11 @@ class MalformedError(Exception):
 
 
 class SilenceError(Exception):
-    """The kernel can say no more, as it has hung up or speaks another protocol."""
+    """No answer will come: the kernel has closed a socket, or does not speak the protocol."""
 
 
 class ClosedError(SilenceError):
-    """It was we who have hung up."""
+    """No answer will come, since we have closed the sockets ourselves."""
 
 
 class Message(NamedTuple):
@@ -89,10 +89,10 @@ TOO_LARGE = Message(
 
 
 def read_message(session: Session, frames: list[bytes], asked: Container[str]) -> Message | None:
-    """Return a message; None if it is for no request of those that were asked.
+    """Return a message; None if its parent is none of the requests in `asked`.
 
     Raises:
-        MalformedError: it is none, or is not signed.
+        MalformedError: it breaks the messaging protocol or a bound of ours, or its signature is wrong.
     """
     if DELIM not in frames:
         raise MalformedError("it has no delimiter")
@@ -125,7 +125,7 @@ def _object(data: bytes) -> dict[str, Any]:
 
 
 def _values(content: bytes) -> int:
-    """Return how many values there are at most; exactly, if what looks like one inside of texts could be too many."""
+    """Return an upper bound of the JSON values in `content`; commas in strings count, unless that decides."""
     count = content.count(b",") + content.count(b"[") + content.count(b"{")
     if count <= MAX_VALUES:
         return count
@@ -134,10 +134,10 @@ def _values(content: bytes) -> int:
 
 
 class Client:
-    """One kernel's other end. Asks one thing at a time; what comes unasked is dropped.
+    """The client's end of one kernel's sockets. Asks one thing at a time; messages that answer nothing are dropped.
 
     Args:
-        key: For signatures.
+        key: The connection's HMAC key.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -147,13 +147,13 @@ class Client:
         self.heart: Heartbeat | None = None
 
     async def connect(self, directory: int, prefix: str, deadline: float, control: bool) -> None:
-        """Connect to each socket once; no name is looked up again.
+        """Connect to each socket, once: no name is looked up again later.
 
         Args:
-            directory: Descriptor of where they are.
+            directory: Descriptor of the directory that they are in.
             prefix: What their names begin with.
-            deadline: Until when to wait for one that is not there yet, as `time.monotonic` has it.
-            control: Whether interrupts are messages.
+            deadline: Until when to wait for sockets that do not exist yet, on the clock of `time.monotonic`.
+            control: Whether to connect to the control channel too, for interrupts that are messages.
 
         Raises:
             OSError: nobody listens on one.
@@ -179,7 +179,7 @@ class Client:
             kind: The message's type.
             content: Its content.
             audience: Gets what is published for it.
-            patience: Seconds from the answer to the kernel's being idle.
+            patience: Seconds to wait for the kernel's `idle` after its answer.
 
         Raises:
             SilenceError: no answer will come.

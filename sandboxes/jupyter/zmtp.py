@@ -19,12 +19,12 @@ SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
 GREETING = SIGNATURE + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 MORE, LONG, COMMAND = 1, 2, 4
 MAX_COMMAND = 4096
-"""Bytes of a command: what it is for takes some fifty."""
+"""Bytes of a command; `READY`, the only one that is needed, takes some fifty."""
 FRAME_COST = 100
 """Bytes that a frame counts besides what it holds, so that a message of empty ones has an end too."""
 
 MUCH, PAUSE = 1 << 16, 0.001
-"""Bytes in one piece that nobody waits for, and seconds of rest after them."""
+"""If one read brings so many bytes while nobody listens, reading pauses for so many seconds."""
 
 
 class ZmtpError(Exception):
@@ -46,7 +46,7 @@ class Decoder:
 
     Attributes:
         receive: Gets each message; while it is None, nothing is kept.
-        ready: Whether the handshake is done; before that, libzmq takes a message for an offence.
+        ready: Whether the handshake is done; libzmq closes a connection on which messages come earlier.
     """
 
     def __init__(self, most: int) -> None:
@@ -66,7 +66,7 @@ class Decoder:
         """Take the next piece of the stream.
 
         Raises:
-            ZmtpError: it is none of the protocol's; nothing more may be fed.
+            ZmtpError: it breaks the protocol; nothing more may be fed.
         """
         view = memoryview(data)
         while view:
@@ -199,13 +199,13 @@ class Socket(asyncio.Protocol):
         transport.write(GREETING + frame(COMMAND, ready))
 
     def send(self, frames: Sequence[bytes]) -> None:
-        """Send a message; what a peer that does not read leaves behind is given up at `close`."""
+        """Queue a message to be sent. What the peer has not read by then is dropped at `close`."""
         assert self._transport is not None
         last = len(frames) - 1
         self._transport.writelines([frame(MORE if at < last else 0, each) for at, each in enumerate(frames)])
 
     def listen(self, receive: Receive | None) -> None:
-        """Have each message taken, or no longer any; what takes them must not wait, and not raise."""
+        """Call `receive` with each message from now on, or drop them (None). It must not block and must not raise."""
         self._decoder.receive = receive
 
     def data_received(self, data: bytes) -> None:
