@@ -174,14 +174,16 @@ async def converse(
         last message; else what stopped it.
     """
     while (choice := next_speaker(conversation)) is not None:
-        # Without this, agents that never wait would keep a cancellation or a deadline from arriving.
-        await asyncio.sleep(0)
-        await conversation.log.settled()
-        if (stop := stopped()) is not None:
+        try:
+            # Without this, agents that never wait would keep a cancellation or a deadline from arriving.
+            await asyncio.sleep(0)
+            await conversation.log.settled()
+            if (stop := stopped()) is not None:
+                return stop
+            agent = await choice if inspect.isawaitable(choice) else choice
+        finally:
             if inspect.iscoroutine(choice):
-                choice.close()
-            return stop
-        agent = await choice if inspect.isawaitable(choice) else choice
+                choice.close()  # has no effect on one that was awaited
         if agent is None:
             return None
         conversation.log.append(TurnStarted(turn=conversation.start_turn(), agent=agent.name))

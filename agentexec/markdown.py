@@ -128,20 +128,6 @@ def is_finished(fence: Fence, *, cut: bool = False) -> bool:
     return fence.ended_by == "fence" or (fence.ended_by == "text" and not cut)
 
 
-def code_blocks(text: str) -> list[CodeBlock]:
-    """Return the blocks that a complete message asks to run, in order."""
-    return list(read_reply(text).blocks)
-
-
-def final_answer(text: str) -> str | None:
-    """Return what follows the first line outside fences that starts with `FINAL ANSWER:`; None without one.
-
-    Emphasis around the marker (`**FINAL ANSWER:**`) is tolerated. An empty answer is none.
-    """
-    text = without_thoughts(text)
-    return _final_answer(text, parse_fences(text))
-
-
 def parse_fences(text: str) -> list[Fence]:
     """Return all fences of a text in order, also those in lists and quotations; nested ones are content."""
     if "```" not in text and "~~~" not in text:

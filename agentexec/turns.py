@@ -187,11 +187,7 @@ def selector(
         note = f"Who speaks next: {', '.join(candidates)}?"
         for _ in range(2):
             chosen = (await chooser.reply(conversation, note)).content
-            found = [
-                candidate
-                for candidate in candidates
-                if re.search(rf"(?<![\w-]){re.escape(candidate)}(?![\w-])", chosen)
-            ]
+            found = [each for each in candidates if re.search(rf"(?<![\w-]){re.escape(each)}(?![\w-])", chosen)]
             if len(found) == 1:
                 return named[found[0]]
             note = (

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+from collections.abc import Coroutine
+
+import pytest
+
 from agentexec.conversation import Agent, Conversation, converse
 from agentexec.events import Message, MessageAdded, TurnStarted
 from agentexec.log import EventLog
@@ -58,6 +64,30 @@ async def test_a_stop_before_the_first_turn() -> None:
     stop = Stop("stopped", "no")
     assert await converse(conversation, in_turns, lambda: stop) is stop
     assert len(conversation) == 1
+
+
+async def test_a_choice_that_a_cancellation_overtakes_is_closed() -> None:
+    log = EventLog()
+    conversation, deferred = Conversation("task", log), asyncio.Event()
+    choices: list[Coroutine[object, object, None]] = []
+
+    async def hold() -> None:
+        deferred.set()
+        await asyncio.Event().wait()
+
+    async def choose() -> None: ...
+
+    def next_speaker(conversation: Conversation) -> Coroutine[object, object, None]:
+        choices.append(choose())
+        return choices[-1]
+
+    log.defer(hold)
+    talking = asyncio.ensure_future(converse(conversation, next_speaker, lambda: None))
+    await deferred.wait()
+    talking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await talking
+    assert [inspect.getcoroutinestate(each) for each in choices] == [inspect.CORO_CLOSED]
 
 
 async def test_every_turn_and_message_is_an_event() -> None:

@@ -12,8 +12,6 @@ from markdown_it import MarkdownIt
 from agentexec import markdown
 from agentexec.markdown import (
     QUOTE_CHARS,
-    code_blocks,
-    final_answer,
     parse_fences,
     quote,
     read_reply,
@@ -38,6 +36,10 @@ def longer_than_any(character: str, text: str) -> str:
     while character * length in text:
         length += 1
     return character * length
+
+
+def code_blocks(text: str) -> list[CodeBlock]:
+    return list(read_reply(text).blocks)
 
 
 def codes(text: str) -> list[str]:
@@ -250,7 +252,7 @@ class TestFinalAnswer:
         ],
     )
     def test_is_what_follows_the_marker_outside_fences(self, text: str, answer: str | None) -> None:
-        assert final_answer(text) == answer
+        assert read_reply(text).answer == answer
 
     def test_does_not_count_beside_code(self) -> None:
         reply = read_reply("```python\nx\n```\nFINAL ANSWER: 42")
