@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 O_PATH = getattr(os, "O_PATH", None)
 MIN_FILE = 4096
+"""Bytes that every file counts at least, as a block of a file system."""
 MAX_PATH = 4000
+"""Characters of a path that are kept; the file is found by its directory's descriptor, not by its path."""
 
 
 class Refused(Exception):
@@ -179,7 +181,7 @@ def reopen(root: int) -> None:
 
 
 def walk(root: int) -> Iterator[Entry]:
-    """As `steps`, entries only."""
+    """Yield what `steps` does, without the stops on the way down."""
     for directory, name, path, status in steps(root):
         if status is not None:
             yield directory, name, path, status

@@ -98,11 +98,11 @@ class MemoryGroup:
         return "kernel" in self._files
 
     def settle(self) -> None:
-        """What is used now is the runner's own."""
+        """Take what is used now for the runner's own."""
         self._own = self._charged()
 
     def begin(self) -> None:
-        """A block begins: peak and CPU time are its own from here on."""
+        """Count peak and CPU time from here on: a block begins."""
         self._cache = 0
         if "peak" in self._files:
             try:
@@ -117,7 +117,7 @@ class MemoryGroup:
         return self._cpu() - self._cpu_before - (_own_cpu() - self._own_cpu_before)
 
     def peak(self) -> int:
-        """Return the highest number of bytes since `begin`, as far as that is known, without cached files."""
+        """Return the most bytes in use at once since `begin`, without cached files; 0 where that is not known."""
         if "peak" not in self._files:
             return 0
         highest = self._number("peak")
@@ -191,11 +191,11 @@ class ProcessCount:
         return int(os.pread(self._now, 64, 0))
 
     def hold_forks(self) -> None:
-        """Let nobody fork, so that who is seen is there to be killed."""
+        """Let nobody in the group fork, so that every process can be found and killed."""
         os.pwrite(self._most, b"0", 0)
 
     def release_forks(self) -> None:
-        """What was before."""
+        """Set the limit that there was before `hold_forks`."""
         os.pwrite(self._most, self._limit, 0)
 
 
@@ -217,9 +217,9 @@ class Rank:
             self._own = own.read()
 
     def step_forward(self) -> None:
-        """What is forked from here on is taken first."""
+        """Let the kernel take what is forked from here on first."""
         os.pwrite(self._file, self.FIRST, 0)
 
     def step_back(self) -> None:
-        """What was before."""
+        """Take the rank again that there was before `step_forward`."""
         os.pwrite(self._file, self._own, 0)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 RESTING = 0.25
 """Seconds between two looks at a kernel that has nothing to do."""
 LAST_WORDS = 1500
-"""Bytes that are told of what a kernel said which did not come up."""
+"""Bytes of its output that are told of a kernel that did not come up."""
 
 
 class Kernel(Block):
@@ -57,7 +57,7 @@ class Kernel(Block):
         return not self._reaped and not self._verdict
 
     def begin(self, watch: Watch, live: bool) -> None:
-        """A cell begins."""
+        """Begin with a cell: what is written and used from here on is its own."""
         self._watch, self._live, self._busy = watch, live, True
         if live:  # the kernel hears of its cell by another way, and may have been faster
             for stream, capture in self._captures.items():
@@ -68,7 +68,7 @@ class Kernel(Block):
         self._next_sample = 0.0
 
     def finish(self) -> Dict[str, Any]:
-        """A cell has ended, or the kernel with it; return the report without the files."""
+        """End a cell, or what is left of it if the kernel has ended; return the report without the files."""
         duration = time.monotonic() - self._started
         if self.alive:
             self._take()
@@ -105,7 +105,7 @@ class Kernel(Block):
         self.renew()
 
     def stop(self, verdict: str, message: str) -> None:
-        """The host wants an end of it."""
+        """End the kernel with this verdict, since the host asks for it."""
         self._end(verdict, message)
 
     def close(self) -> None:

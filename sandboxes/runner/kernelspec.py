@@ -29,7 +29,7 @@ class KernelSpec:
     """How a kernel is started and spoken to.
 
     Args:
-        name: Of its directory.
+        name: Name of its directory.
         directory: Where its `kernel.json` is.
 
     Attributes:

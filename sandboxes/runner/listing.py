@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     Signature = Tuple[int, int, int, int]
 
 MAX_KNOWN = 20_000
+"""Entries of the workspace that are looked at."""
 MAX_LISTED = 1_000
+"""Files that are named in a report."""
 MAX_HASHED = 256 << 20
+"""Bytes that are hashed for a report; larger files have no digest."""
 
 
 class Listing:

@@ -35,7 +35,7 @@ class Spare:
 
     Args:
         victim: See `Worker`.
-        rank: What makes it so where it cannot do it itself.
+        rank: Makes the process such a victim where it cannot do that itself.
         confinement: See `Worker`.
 
     Attributes:

@@ -41,10 +41,8 @@ SETTLE = 0.4
 """Seconds for measuring the workspace after a block that wrote much."""
 LOOK = 0.5
 """Seconds for finding and hashing what a block wrote; the host gives a runner 1.5 s after `wall_time` in all."""
-
-
 EMPTYING = 5.0
-"""Seconds more for removing what a block left in memory, of those that it did not use itself."""
+"""Seconds more for removing what a block left in memory, taken from what it has left of its `wall_time`."""
 KERNEL_FILES = 1 << 20
 """Bytes that a kernel may have in sockets and files of its own, where the workspace is full already."""
 

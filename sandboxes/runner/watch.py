@@ -30,15 +30,17 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 CORES = os.cpu_count() or 1
 TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 FILL_RATE = 4 << 30
-"""Bytes a second that one core can fill at the most; the next sample comes before the rest could be filled."""
+"""Bytes of memory a second that one core can fill at most: the next sample comes before the limit can be reached."""
 SHORTEST, LONGEST = 0.005, 0.05
+"""Seconds between two samples."""
 MOST_OF_TIME = 4
 """Time between two samples, as a multiple of what one takes, at the least."""
 PATIENCE = 1.0
 """Seconds to find out what a tree holds exactly, once its processes hold too much between them."""
 INODE = 4096
-"""What an empty file in a memory-backed directory counts, as in the workspace; so many can be removed in time."""
+"""Bytes that an empty file in a memory-backed directory counts, as in the workspace: it bounds how many there are."""
 UNSEEN = 64 << 20
+"""Bytes that may be in use without being seen, before it is looked for what holds them."""
 
 
 def children_cpu() -> float:
@@ -243,12 +245,12 @@ class DiskMeter:
         return usage.f_bfree * usage.f_frsize
 
     def begin(self) -> None:
-        """A block begins. What is there already is not its doing: it may go on, and clean up, but not add."""
+        """Begin with a block. It is not blamed for what is there already: it may clean that up, but not add to it."""
         self._tolerated = self._sum
         self._free = self._free_bytes()
 
     def give(self, size: int) -> None:
-        """The file of the block itself was written, which is not its doing either."""
+        """Allow a block so many bytes more: the runner has written the block's own file."""
         self._given = MIN_FILE + size
 
     def rest(self) -> None:
@@ -278,7 +280,7 @@ class DiskMeter:
         return "disk", "the workspace holds %s; the limit is %s" % (megabytes(used), megabytes(limit))
 
     def settle(self, seconds: float, limit: int) -> None:
-        """A block ended: if it used much space, measure to the end, within a bound; the next one must not pay."""
+        """Measure to the end, within so many seconds, if a block used much space: the next one must not pay for it."""
         used = self._free - self._free_bytes()
         if self._walk is not None or used > UNSEEN or self._sum + used > limit:
             self._walk, self._next = None, 0.0
