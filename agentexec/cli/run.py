@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from agentexec.cli.options import SANDBOX_FAILED, USAGE, fail, make_executor, re
 from agentexec.cli.output import CannotWrite, Output, say, say_lines, write_stdout
 from agentexec.cli.signals import INTERRUPTED, Interrupted, stopped_by_signals
 from agentexec.visible import visible
-from sandboxes.errors import SandboxError, UnknownLanguage
+from sandboxes.errors import SandboxError, UnknownLanguage, UnsafePath
 from sandboxes.executor import Executor
 from sandboxes.languages import find_language, language_of_file
+from sandboxes.paths import workspace_path
 from sandboxes.types import CodeBlock, Result, Stream
 
 _STATUS = {
@@ -45,9 +47,13 @@ def run_command(
 
         return notebook_command(file, flags, workspace, json=json)
     block = read_block(file, language)
+    if workspace is None and file is not None:  # in a directory of the user's it could take the place of another file
+        block = replace(block, filename=_own_name(file, block.language))
     executor = make_executor(read_place(flags, workspace), workspace, bar=True)
     try:
         result, interrupted = asyncio.run(_run(executor, block, json=json))
+        made = tuple(each for each in result.files if each.path != block.filename)
+        result = result.model_copy(update={"files": made})
         report(result, json=json)
         return INTERRUPTED if interrupted and not result.ok else exit_status(result)
     except CannotWrite as error:
@@ -82,6 +88,16 @@ def read_block(file: str | None, language: str | None) -> CodeBlock:
     except UnicodeDecodeError as error:
         shown = "standard input" if piped else file
         fail(f"{shown} is not UTF-8 text (byte {error.start}): give a source file", USAGE)
+
+
+def _own_name(file: str, language: str) -> str | None:
+    """Return the name that tracebacks are to show; None where the interpreter or the workspace would not take it."""
+    name = Path(file).name
+    try:
+        fits = name.isprintable() and language_of_file(name).name == language
+        return workspace_path(name) if fits else None
+    except (UnknownLanguage, UnsafePath):
+        return None
 
 
 async def _run(executor: Executor, block: CodeBlock, *, json: bool) -> tuple[Result, bool]:

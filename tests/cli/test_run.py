@@ -7,6 +7,7 @@ import fcntl
 import json
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import termios
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import COMMAND, Cli, assert_gone, on_terminal
+from tests.sandboxes.backends import require_engine
 
 pytestmark = pytest.mark.usefixtures("local")
 
@@ -361,3 +363,33 @@ def test_the_stand_in_for_tests_says_that_nothing_ran(cli: Cli) -> None:
     done = cli("run", cli.write("p.py", "raise SystemExit(3)"), "-s", "fake")
     assert (done.returncode, done.stdout) == (0, "")
     assert "the sandbox 'fake' runs nothing: it is a stand-in for tests" in done.stderr
+
+
+def test_a_program_goes_by_its_own_name(cli: Cli) -> None:
+    program = cli.write("my program.py", "open('made.txt', 'w').close()\nraise ValueError(__file__)")
+    done = cli("run", program)
+    assert done.returncode == 1
+    assert re.search(r'File ".*/my program\.py", line 2, in <module>', done.stderr), done.stderr
+    assert "/my program.py" in done.stderr.splitlines()[-1]
+    assert [file["path"] for file in json.loads(cli("run", program, "--json").stdout)["files"]] == ["made.txt"]
+
+
+def test_a_program_takes_the_place_of_no_file_of_the_workspace(cli: Cli) -> None:
+    workspace = cli.directory / "work"
+    workspace.mkdir()
+    (workspace / "p.py").write_text("kept")
+    assert cli("run", cli.write("p.py", "print(1)"), "--workspace", "work").stdout == "1\n"
+    assert (workspace / "p.py").read_text() == "kept"
+
+
+def test_the_language_that_was_said_counts_and_not_the_name(cli: Cli) -> None:
+    require_engine(shutil.which("gcc") is not None, "gcc")
+    done = cli("run", cli.write("p.txt", "int main(void) { return 7; }"), "-l", "c")
+    assert (done.returncode, done.stderr) == (7, "")
+
+
+@pytest.mark.parametrize("name", ["a\nb.py", "caf\udce9.py", "-.py", " .py", "ü.py"])
+def test_a_program_may_have_any_name(cli: Cli, name: str) -> None:
+    cli.write(name, "print(1)")
+    done = cli("run", f"./{name}")
+    assert (done.stdout, done.stderr) == ("1\n", "")
