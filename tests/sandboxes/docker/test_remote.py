@@ -9,6 +9,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from sandboxes import CodeBlock, Executor, FileTooLarge, Limits, SandboxUnavailable, ScriptExecutor, open_executor
-from sandboxes.docker import DockerSandbox
+from sandboxes.docker import DockerSandbox, tunnel
 from sandboxes.mirror import MirroredExecutor
-from tests.sandboxes.backends import engine, require_engine
+from tests.sandboxes.backends import descendants, engine, require_engine
 
 
 class Proxy:
@@ -219,3 +220,25 @@ async def test_ssh_that_fails_carries_its_words(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(SandboxUnavailable, match="cannot start ssh"):
         await open_executor("docker", url="ssh://nobody@127.0.0.1:1").start()
+
+
+STUBBORN = """
+import signal, socket, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[sys.argv.index("-L") + 1].partition(":")[0])
+listener.listen()
+time.sleep(60)
+"""
+
+
+def test_ssh_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "ssh").write_text(f"#!{sys.executable}\n{STUBBORN}")
+    (tmp_path / "ssh").chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(tunnel, "END_TIMEOUT", 0.1)
+    opened = tunnel.Tunnel("ssh://somewhere")
+    assert len(descendants()) == 1
+    opened.close()
+    assert descendants() == set()
+    assert not Path(opened.url.removeprefix("unix://")).parent.exists()
