@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from agentexec.turns import accepted_answer, solve_cycle
 from agentexec.visible import visible
 from sandboxes.executor import Executor
 from sandboxes.paths import workspace_path
+from sandboxes.types import expect
 
 InputFiles = Mapping[str, bytes] | Iterable[str | Path]
 """Names and contents, or paths on this machine, each copied in under its last component."""
@@ -148,6 +150,7 @@ def read_inputs(files: InputFiles) -> dict[str, bytes]:
         ValueError: two files have one name.
         UnsafePath: a name leaves the workspace.
         OSError: a file cannot be read.
+        TypeError: content is not bytes.
     """
     if isinstance(files, (str, bytes)):
         raise TypeError("files is a list of paths, or a mapping of names to bytes")
@@ -157,6 +160,9 @@ def read_inputs(files: InputFiles) -> dict[str, bytes]:
         pairs = [(Path(path).name, Path(path)) for path in files]
     inputs: dict[str, bytes] = {}
     for given, content in pairs:
+        expect(content, (bytes, bytearray, memoryview, Path), "files maps names to bytes, as in text.encode()")
+        if isinstance(content, Path) and content.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "Is a directory; name the files in it", str(content))
         name = workspace_path(given)
         if name in inputs:
             raise ValueError(f"two input files are called {name!r}; rename one of them")

@@ -96,13 +96,14 @@ def moment_of(text: str, option: str) -> float:
 
 def show_command(path: str | None, run: str) -> int:
     """Print a run as a transcript."""
-    from agentexec.transcript import transcript_of
+    from agentexec.transcript import WIDTH, transcript_of
 
     with opened(path) as store:
         summary = store.find(run)
         events = store.events(summary.run_id)
         waiting = store.answers(summary.run_id)
-    lines = [*header_of(summary), *transcript_of(events)]
+    width = max(20, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)) if sys.stdout.isatty() else WIDTH
+    lines = [*header_of(summary), *transcript_of(events, width=width)]
     if waiting:
         lines.append(f"{len(waiting)} answer(s) wait for 'agentexec resume {summary.run_id}'")
     return _write("\n".join(lines))

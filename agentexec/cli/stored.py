@@ -172,7 +172,7 @@ def diff(
 
 @app.command()
 def rm(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Ids, their beginnings or their ends.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids, their beginnings or their ends.")],
     store: o.StoreDirectory = None,
 ) -> None:
     """Remove runs, with all that is kept of them.

@@ -557,6 +557,11 @@ class TestInputs:
         with pytest.raises(ValueError, match="more than 0"):
             await attempt(DONE, **options)
 
+    @pytest.mark.parametrize("name", [".", "..", "/"])
+    async def test_a_directory_is_no_input_file(self, name: str) -> None:
+        with pytest.raises(IsADirectoryError, match="name the files in it"):
+            await solve("x", model=ScriptedModel([DONE]), executor=FakeExecutor(), files=[name])
+
     async def test_an_empty_task_is_an_error(self) -> None:
         with pytest.raises(ValueError, match="task is empty"):
             await solve(" \n", model=ScriptedModel([DONE]), executor=FakeExecutor())
@@ -567,6 +572,8 @@ class TestInputs:
             ({"model": 3}, "a model is a name such as 'gpt-5-mini' or a Model, not int"),
             ({"models": {"coder": b"x"}}, "a model is a name .* not bytes"),
             ({"executor": {}}, "a spec such as 'local' or an Executor, not dict"),
+            ({"files": {"a.txt": "text"}}, r"files maps names to bytes, as in text.encode\(\), not str"),
+            ({"files": {"a.txt": 3}}, "files maps names to bytes, .* not int"),
             ({"executor": "fake", "limits": "512M"}, "limits is a Limits, .* not str"),
         ],
     )

@@ -79,6 +79,10 @@ def test_a_solved_run_is_kept_listed_shown_and_exported(kept: Cli) -> None:
     assert [line for line in shown.split("\n") if len(line) > 80 and not line.startswith("workspace")] == []
     parts = (run_id, "solved (final_answer)", "── 1 coder", "I write.", "│ written", "wrote a.txt (4 bytes)", "done")
     assert [part for part in parts if part not in shown] == []
+    kept.env["COLUMNS"] = "40"
+    rules = [line for line in on_terminal(kept, "show", run_id)[1].decode().splitlines() if line.startswith("──")]
+    assert rules
+    assert {len(line) for line in rules} == {40}
 
     lines = kept("export", run_id).stdout.split("\n")[:-1]
     with store_of(kept) as store:
