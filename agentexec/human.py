@@ -15,7 +15,7 @@ import enum
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, Literal, NoReturn, TypeVar
+from typing import Final, Literal, NoReturn, TypeVar, get_args
 
 from agentexec.conversation import Conversation
 from agentexec.errors import HumanSilent, Suspended
@@ -144,6 +144,8 @@ class Gate:
     """
 
     def __init__(self, approve: Approval | Approve = "never", human: Human | None = None) -> None:
+        if not callable(approve) and approve not in get_args(Approval):
+            raise ValueError(f"approve={approve!r}: choose from {', '.join(get_args(Approval))}, or give a function")
         if approve in ("always", "risky") and human is None:
             raise ValueError(f"approve={approve!r} needs somebody to ask: give human=")
         self.approve, self.human = approve, human

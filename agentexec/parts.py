@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from agentexec.agents import ExecutorAgent, HumanAgent, ModelAgent, PlanReview, load_prompt
 from agentexec.agents.calls import EXECUTE_CODE
@@ -135,7 +135,12 @@ def read_prompts(paths: Mapping[Role, str | Path] | None, code_mode: CodeMode = 
 
     Raises:
         OSError: a file cannot be read.
+        ValueError: there is no such role, or no such mode.
     """
+    if code_mode not in get_args(CodeMode):
+        raise ValueError(f"code_mode={code_mode!r}: choose from {', '.join(get_args(CodeMode))}")
+    if unknown := set(paths or ()) - set(ROLES):
+        raise ValueError(f"no agent is called {min(unknown)!r}; prompts may name {', '.join(ROLES)}")
     names = {role: prompt_name(code_mode) if role == "coder" else role for role in ROLES}
     return {role: load_prompt(names[role], (paths or {}).get(role)) for role in ROLES}
 

@@ -157,6 +157,8 @@ async def solve(
     gate = Gate(approve, person)
     if review_plan and person is None:
         raise ValueError("review_plan needs somebody to ask: give human=")
+    if team is not None and not callable(team):
+        raise TypeError("team is a function of the run's parts; from a file, write team=load_team(FILE)")
     condition = _stop_condition(max_turns, max_tokens, max_cost, deadline, max_failures, max_repeats, stop)
     inputs = await asyncio.to_thread(read_inputs, files) if files else {}
     system = read_prompts(prompts, code_mode)

@@ -78,6 +78,8 @@ class LocalSandbox(Sandbox):
         self._temporary: ThrowawayDirectory | None = None
         self._shared: ThrowawayDirectory | None = None
         self._workspace = None if workspace is None else workspace.resolve()
+        if isinstance(preload, str):
+            raise TypeError(f"preload is a list of modules: write preload=[{preload!r}]")
         self._preload = list(preload)
         self._env = dict(env or {})
         self._place = usable_place()

@@ -104,6 +104,8 @@ class DockerSandbox(Sandbox):
         self.image = image or os.environ.get("AGENTEXEC_IMAGE") or DEFAULT_IMAGE
         self._workspace = ContainerWorkspace(None if workspace is None else workspace.resolve(), user)
         self._url = url
+        if isinstance(preload, str):
+            raise TypeError(f"preload is a list of modules: write preload=[{preload!r}]")
         self._preload = list(preload)
         self._env = {str(name): str(value) for name, value in (env or {}).items()}
         self._labels = dict(labels or {})

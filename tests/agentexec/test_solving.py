@@ -557,6 +557,24 @@ class TestInputs:
         with pytest.raises(ValueError, match="more than 0"):
             await attempt(DONE, **options)
 
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"approve": "sometimes"}, "approve='sometimes': choose from never, always, risky"),
+            ({"approve": True}, "approve=True: choose from"),
+            ({"code_mode": "xml"}, "code_mode='xml': choose from fences, tools"),
+            ({"prompts": {"codr": "p.md"}}, "no agent is called 'codr'; prompts may name planner, coder, reviewer"),
+        ],
+    )
+    async def test_a_choice_that_there_is_not_is_an_error(self, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            await solve("x", model=ScriptedModel([DONE]), executor=FakeExecutor(), **options)
+
+    async def test_a_file_is_no_team(self) -> None:
+        file: Any = "team.toml"
+        with pytest.raises(TypeError, match=r"write team=load_team\(FILE\)"):
+            await solve("x", model=ScriptedModel([DONE]), executor=FakeExecutor(), team=file)
+
     @pytest.mark.parametrize("name", [".", "..", "/"])
     async def test_a_directory_is_no_input_file(self, name: str) -> None:
         with pytest.raises(IsADirectoryError, match="name the files in it"):

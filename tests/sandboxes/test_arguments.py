@@ -32,6 +32,8 @@ def test_the_language_of_a_block_is_text() -> None:
         ("local", {"limits": {"memory": "512M"}}, r"as in Limits\(memory=\"512M\"\), not dict"),
         ("local", {"limits": "512M"}, r"as in Limits\(memory=\"512M\"\), not str"),
         ("local", {"isolaton": "bwrap"}, "isolaton"),
+        ("local", {"preload": "numpy"}, r"write preload=\['numpy'\]"),
+        ("docker", {"preload": "numpy"}, r"write preload=\['numpy'\]"),
     ],
 )
 def test_what_an_executor_is_made_of(spec: Any, options: Any, message: str) -> None:
