@@ -92,9 +92,9 @@ def test_program(program: str, directory: Path, model: OpenAIServer) -> None:
     assert first_word in ("ok", "run_started", "warm", "6")
     if "memory=" in program:
         shown = next(text for text in fences("text") if text.startswith("ok "))
-        assert (
-            re.sub(r"\d+ MiB of", "N MiB of", done.stdout).split() == re.sub(r"\d+ MiB of", "N MiB of", shown).split()
-        )
+        # On a busy machine the kernel may be there before the runner's watcher, and is named as the one who was.
+        how = r"used \d+ MiB of memory|the kernel ended a process for want of memory"
+        assert re.sub(how, "HOW", done.stdout).split() == re.sub(how, "HOW", shown).split()
 
 
 def test_the_custom_backend_is_the_example() -> None:
