@@ -18,7 +18,7 @@ test: setup ## run the tests; AGENTEXEC_REQUIRE_ENGINES=1 makes a missing engine
 	$(PYTHON) -m pytest -q $(SIDE_BY_SIDE) -m "not machine and not matrix"
 	$(PYTHON) -m pytest -q -m "machine and not matrix"
 
-matrix: test ## run the tests, and what is left of the conformance kit on every backend
+matrix: test ## run the tests, and then each case on every backend; `test` runs it on the first and on one more
 	$(PYTHON) -m pytest -q $(SIDE_BY_SIDE) -m matrix
 
 check: setup ## lint, format, types, layering

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,14 +24,39 @@ ALONE = (
 )
 """What looks at the whole engine or machine, below this directory: never beside other tests."""
 
+FEWEST = 3
+"""Where there are fewer backends than that besides the first, not every case runs on one of them."""
+HERE = Path(__file__).parent
+
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks for it
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what has to have the machine to itself."""
-    here = Path(__file__).parent
+    """Mark what has to have the machine to itself, and what is left to `make matrix`."""
+    rows: dict[tuple[Path, str], list[pytest.Function]] = {}
     for item in items:
-        if any(item.path.is_relative_to(here / each) for each in ALONE):
+        if any(item.path.is_relative_to(HERE / each) for each in ALONE):
             item.add_marker(pytest.mark.machine)
+        if item.path.is_relative_to(HERE / "sandboxes") and (row := backend_of(item)):
+            assert isinstance(item, pytest.Function)
+            case = f"{item.originalname}[{item.callspec.id.replace(row, '*', 1)}]"
+            rows.setdefault((item.path, case), []).append(item)
+    for (_, case), (_, *others) in rows.items():
+        chosen = zlib.crc32(case.encode()) % max(FEWEST, len(others))
+        for number, item in enumerate(others):
+            if number != chosen:
+                item.add_marker(pytest.mark.matrix)
+
+
+def backend_of(item: pytest.Item) -> str:
+    """Return the name of the backend that a case is run on; an empty one where it is about none, or about its own.
+
+    Every case runs on the first backend, and on one of the others, which its name decides on, so that each of them has
+    its share. `make matrix` runs all of them on all.
+    """
+    backend = (
+        item.callspec.params.get("backend") if isinstance(item, pytest.Function) and hasattr(item, "callspec") else None
+    )
+    return str(getattr(backend, "name", backend or ""))
 
 
 def pytest_collection_finish() -> None:

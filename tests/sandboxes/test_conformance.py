@@ -9,7 +9,7 @@ import pytest
 from sandboxes import FakeExecutor, Limits, conformance
 from sandboxes.conformance import Arena, ContractTests, HostileTests, LifetimeTests, Programs, Suite, VerdictTests
 from sandboxes.runner.files import remove_tree
-from tests.sandboxes.backends import BACKENDS, DOCKER, JUPYTER_DOCKER, KERNELS, NONE, Backend, require_engine
+from tests.sandboxes.backends import BACKENDS, KERNELS, NONE, Backend, require_engine
 from tests.sandboxes.hostile import arena as hostile
 from tests.sandboxes.hostile.exceptions import NAMES
 
@@ -41,23 +41,10 @@ FAKE = conformance.Backend(
 )
 ROWS = {**{name: row(each) for name, each in ENGINES.items()}, FAKE.name: FAKE}
 
-LONG = {DOCKER.name, JUPYTER_DOCKER.name, NONE.name}
-"""Rows of what code inside may try that are left to `make matrix`: the hostile suite tries all that on containers."""
-TABLES = {"test_nothing_is_reachable", "test_memory", "test_shared_memory_is_counted_or_refused", "test_disk"}
-"""Tests of a long table each, which the hostile suite tries on every backend; here one row does, and `make matrix`."""
-
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test on each row."""
-    test = metafunc.function.__name__
-
-    def in_matrix(name: str) -> bool:
-        if metafunc.cls is TestContract:
-            return name == JUPYTER_DOCKER.name
-        return name in LONG or (test in TABLES and name not in ("local", "fake"))
-
-    rows = [pytest.param(name, marks=[pytest.mark.matrix] * in_matrix(name)) for name in ROWS]
-    metafunc.parametrize("backend", rows, indirect=True)
+    metafunc.parametrize("backend", list(ROWS), indirect=True)
 
 
 @pytest.mark.usefixtures("nothing_left")

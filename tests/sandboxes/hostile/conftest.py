@@ -20,12 +20,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         module = metafunc.module.__name__.rpartition(".")[2]
         left_out = module in NOT_ON_KERNELS, module in NOT_ON_KERNELS or module in NOT_ON_KERNELS_IN_CONTAINERS
         kernels = [kernel for kernel in KERNELS if not left_out[kernel.container]]
-        rows = [
-            # The slowest row, for bodies that both of its halves have passed: `make matrix` runs it.
-            pytest.param(each, id=each.name, marks=[pytest.mark.matrix] * (each in kernels and each.container))
-            for each in [*BACKENDS, *kernels]
-        ]
-        metafunc.parametrize("backend", rows, indirect=True)
+        rows = [*BACKENDS, *kernels]
+        metafunc.parametrize("backend", rows, ids=[each.name for each in rows], indirect=True)
 
 
 @pytest.fixture
