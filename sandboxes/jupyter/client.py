@@ -147,7 +147,7 @@ class Client:
         self.heart: Heartbeat | None = None
 
     async def connect(self, directory: int, prefix: str, deadline: float, control: bool) -> None:
-        """Connect to each socket, once: no name is looked up again later.
+        """Connect to each socket, anew if that was done before. No name is looked up again later.
 
         Args:
             directory: Descriptor of the directory that they are in.
@@ -160,6 +160,7 @@ class Client:
             ZmtpError: who does speaks another protocol.
             TimeoutError: one does not answer.
         """
+        self.close()
         for name in ("shell", "iopub", *(["control"] if control else [])):
             kind = "SUB" if name == "iopub" else "DEALER"
             path = f"{prefix}-{CHANNELS.index(name) + 1}"

@@ -43,8 +43,9 @@ from sandboxes.waiting import uninterrupted
 
 T = TypeVar("T")
 
-READY_TIMEOUT, GREETING = 30.0, 1.0
-"""Seconds for a kernel to come up and answer its first question, and after which it is asked again."""
+READY_TIMEOUT, RECONNECT, GREETING = 30.0, 4.0, 1.0
+"""Seconds for a kernel to come up and answer its first question, after which it is connected to again, and asked
+again. A kernel whose own event loop has missed a message reads on at the next connection (ipykernel, issue 1554)."""
 LOOK = 0.5
 """Seconds between two looks at whether a kernel that is coming up still runs."""
 INTERRUPTS = (0.4, 0.4, 2.0)
@@ -139,20 +140,24 @@ class KernelExecutor(ScriptExecutor):
             os.close(opened)
 
     async def _come_up(self, client: Client, directory: int) -> None:
+        """Connect, and wait until the kernel answers; again if it does not, since a new connection may wake it up."""
         deadline = time.monotonic() + READY_TIMEOUT
-        await client.connect(directory, "k", deadline, control=self._traits.interrupt_mode == "message")
-        await self._greet(client, deadline)
+        while time.monotonic() < deadline:
+            await client.connect(directory, "k", deadline, control=self._traits.interrupt_mode == "message")
+            if await self._greet(client, min(deadline, time.monotonic() + RECONNECT)):
+                return
+        raise SandboxStartError(f"the kernel does not answer within {READY_TIMEOUT:g} s")
 
-    async def _greet(self, client: Client, deadline: float) -> None:
-        """Wait until the kernel answers, and until what it publishes arrives."""
+    async def _greet(self, client: Client, deadline: float) -> bool:
+        """Wait until the kernel answers, and until what it publishes arrives; return false where it does not."""
         patience = 0.1
         while time.monotonic() < deadline:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GREETING):
                     if (await client.ask("kernel_info_request", {}, Audience(), patience)).complete:
-                        return
+                        return True
             patience = min(2 * patience, GREETING / 2)
-        raise SandboxStartError(f"the kernel does not answer within {READY_TIMEOUT:g} s")
+        return False
 
     def _disconnect(self) -> None:
         if self._client is not None:

@@ -19,14 +19,40 @@ def run_kernel(connection_file: str) -> NoReturn:
     base: Any = import_module("ipykernel.kernelapp").IPKernelApp
 
     class App(base):  # type: ignore[misc]
+        ip: str
+
         def init_io(self) -> None:
             # What is printed goes to our descriptors, where it is bounded and counted, and not into messages.
             self.outstream_class = None
             super().init_io()
 
+        def init_sockets(self) -> None:
+            self.names = self.ip
+            self.ip = os.path.join(home, "n")
+            super().init_sockets()
+
+        def write_connection_file(self, **kwargs: Any) -> None:
+            pass  # the host has written it, with the names that the sockets are going to have
+
+        def start(self) -> None:
+            self.start_kernel, self.kernel.start = self.kernel.start, self.open_doors
+            super().start()
+
+        def open_doors(self) -> None:
+            """Let the host in, once it is safe.
+
+            ipykernel 7 reads its shell socket in a thread of its own, and `Kernel.start` uses it from this one. With a
+            request on its way at that moment, libzmq's mailbox gets out of order, and the kernel may never read again
+            (up to one start in ten on a busy machine).
+            """
+            self.start_kernel()
+            for name in os.listdir(home):
+                if name.startswith("n-"):
+                    os.rename(os.path.join(home, name), self.names + name[1:])
+
+    home = os.path.dirname(connection_file)
     sys.argv = ["ipykernel"]
     app = App.instance()
-    home = os.path.dirname(connection_file)
     app.initialize(["-f", connection_file, "--quiet", "--ipython-dir=" + home, "--HistoryManager.enabled=False"])
     # Since IPython 9 it remembers every character that is printed, and every traceback, for `%notebook`.
     app.shell.history_manager.outputs = _Forgetful()

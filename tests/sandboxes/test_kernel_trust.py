@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from sandboxes import CodeBlock, Executor, Limits, open_executor
 from sandboxes.jupyter import executor as module
+from sandboxes.jupyter.client import Answer, Client
 from tests.sandboxes.backends import Backend
 from tests.sandboxes.test_kernel import PRELUDE, SLEEP, backend, kernel, out, spec, usable
 
@@ -63,6 +65,28 @@ async def test_cancel_counts_while_a_kernel_starts_anew(kernel: Executor) -> Non
     await kernel.cancel()
     assert (await asyncio.wait_for(task, 8)).verdict == "cancelled"
     assert await usable(kernel)
+
+
+async def test_kernel_that_misses_a_message_is_connected_to_again(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connected, connect, ask = [], Client.connect, Client.ask
+
+    async def counting(self: Client, *args: Any, **options: Any) -> None:
+        connected.append(self)
+        await connect(self, *args, **options)
+
+    async def unheard(self: Client, *args: Any, **options: Any) -> Answer:
+        if len(connected) < 2:
+            await asyncio.sleep(60)
+        return await ask(self, *args, **options)
+
+    monkeypatch.setattr(Client, "connect", counting)
+    monkeypatch.setattr(Client, "ask", unheard)
+    async with open_executor(spec(backend)) as executor:
+        assert await usable(executor)
+    assert len(connected) == 2
+    assert connected[0] is connected[1]
 
 
 async def test_cancelling_the_task_at_any_moment_of_a_start_breaks_nothing(kernel: Executor) -> None:
