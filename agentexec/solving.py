@@ -14,6 +14,7 @@ from agentexec.agents.coder import CodeMode
 from agentexec.blocking import blocking
 from agentexec.context import Context
 from agentexec.conversation import Conversation, converse
+from agentexec.defaults import MAX_TURNS
 from agentexec.errors import HumanSilent, ModelError, StoreError, Suspended
 from agentexec.events import (
     BlockFinished,
@@ -84,7 +85,7 @@ async def solve(
     review_plan: bool = False,
     approve: Approval | Approve = "never",
     human: Human | Ask | None = None,
-    max_turns: int = 50,
+    max_turns: int = MAX_TURNS,
     max_tokens: int | None = None,
     max_cost: Decimal | float | None = None,
     deadline: float | None = None,

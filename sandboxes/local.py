@@ -19,7 +19,7 @@ from sandboxes.isolation.handover import Handover
 from sandboxes.isolation.hierarchy import PIDS
 from sandboxes.isolation.interpreter import Interpreter, find_interpreter
 from sandboxes.runner.files import empty_directory
-from sandboxes.sandbox import ByteStream, Sandbox
+from sandboxes.sandbox import ByteStream, Sandbox, module_names
 from sandboxes.script import ScriptExecutor
 from sandboxes.throwaway import ThrowawayDirectory
 from sandboxes.types import Isolation, Limits
@@ -78,9 +78,7 @@ class LocalSandbox(Sandbox):
         self._temporary: ThrowawayDirectory | None = None
         self._shared: ThrowawayDirectory | None = None
         self._workspace = None if workspace is None else workspace.resolve()
-        if isinstance(preload, str):
-            raise TypeError(f"preload is a list of modules: write preload=[{preload!r}]")
-        self._preload = list(preload)
+        self._preload = module_names(preload)
         self._env = dict(env or {})
         self._place = usable_place()
         self._handover = -1

@@ -11,6 +11,17 @@ from sandboxes.errors import SandboxUnavailable
 from sandboxes.types import Isolation, Limits
 
 
+def module_names(preload: Sequence[str]) -> list[str]:
+    """Return the option `preload` as a list.
+
+    Raises:
+        TypeError: it is one name, and not several.
+    """
+    if isinstance(preload, str):
+        raise TypeError(f"preload is a list of modules: write preload=[{preload!r}]")
+    return list(preload)
+
+
 class ByteStream(abc.ABC):
     """A two-way stream of bytes to a `python3` that was started inside a sandbox."""
 

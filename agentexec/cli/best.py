@@ -21,6 +21,7 @@ from agentexec.cli.solve import Request, check_task, kept_settings, read_files
 from agentexec.cli.teams import read_team_file, team_maker
 from agentexec.cli.tracing import tracing
 from agentexec.context import Context
+from agentexec.defaults import MAX_TURNS
 from agentexec.errors import SettingsError, SnapshotError, StoreError
 from agentexec.events import BlockFinished, Event, RunFinished, RunStarted
 from agentexec.search import Candidate, SearchResult, best_of, check_command
@@ -142,7 +143,7 @@ class _Job:
             target=self._contest.target,
             executor=lambda workspace: make_executor(self._place, workspace, bar=False),
             workspace=self._workspace,
-            max_turns=settings.max_turns or 50,
+            max_turns=settings.max_turns or MAX_TURNS,
             max_tokens=settings.max_tokens,
             max_cost=settings.max_cost,
             deadline=settings.deadline,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json as json_module
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,9 +10,9 @@ from typing import get_args, get_origin
 
 from agentexec.cli.options import LIMIT_FIELDS, USAGE, fail, place_of
 from agentexec.cli.output import say, write_stdout
+from agentexec.defaults import MAX_TURNS
 from agentexec.errors import SettingsError
 from agentexec.settings import FILE_NAME, Settings, Sourced, explain_settings, load_settings, unknown_variables
-from agentexec.solving import solve
 from agentexec.visible import visible
 from sandboxes.registry import executor_names
 from sandboxes.types import Limits
@@ -58,7 +57,7 @@ def _in_force(setting: Sourced) -> Sourced:
     elif setting.name == "isolation":
         value = "auto"
     elif setting.name == "max_turns":
-        value = inspect.signature(solve).parameters["max_turns"].default
+        value = MAX_TURNS
     return replace(setting, value=value)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from agentexec.cli.completing import complete_sandboxes
+from agentexec.defaults import MAX_TURNS
 
 Flags = Mapping[str, Any]
 """Setting to the value of its flag, None where that was not given."""
@@ -48,7 +49,7 @@ LIMITS: Flags = {
     "network": _flag(Literal["off", "on"], None, "Whether code reaches a network [off]."),
 }
 BOUNDS: Flags = {
-    "max_turns": _flag(int, "N", "Stop after so many turns [50]."),
+    "max_turns": _flag(int, "N", f"Stop after so many turns [{MAX_TURNS}]."),
     "max_tokens": _flag(int, "N", "Stop after so many tokens."),
     "max_cost": _flag(str, "USD", "Stop when so much is spent."),
     "deadline": _flag(float, "S", "Stop after so many seconds."),

@@ -20,6 +20,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from agentexec.defaults import MAX_TURNS
 from agentexec.events import Event, RunStarted
 from agentexec.models import Model, make_model
 from agentexec.parts import InputFiles, read_inputs
@@ -45,7 +46,7 @@ async def best_of(
     files: InputFiles = (),
     target: float = 1.0,
     concurrency: int = 4,
-    max_turns: int = 50,
+    max_turns: int = MAX_TURNS,
     max_cost: Decimal | float | None = None,
     max_tokens: int | None = None,
     deadline: float | None = None,

@@ -24,7 +24,7 @@ from sandboxes.errors import SandboxError, SandboxUnavailable
 from sandboxes.executor import Executor
 from sandboxes.isolation.seccomp import AUDIT_ARCH, compile_filter
 from sandboxes.mirror import MirroredExecutor
-from sandboxes.sandbox import ByteStream, Sandbox
+from sandboxes.sandbox import ByteStream, Sandbox, module_names
 from sandboxes.script import ScriptExecutor
 from sandboxes.throwaway import ThrowawayDirectory
 from sandboxes.types import Isolation, Limits
@@ -104,9 +104,7 @@ class DockerSandbox(Sandbox):
         self.image = image or os.environ.get("AGENTEXEC_IMAGE") or DEFAULT_IMAGE
         self._workspace = ContainerWorkspace(None if workspace is None else workspace.resolve(), user)
         self._url = url
-        if isinstance(preload, str):
-            raise TypeError(f"preload is a list of modules: write preload=[{preload!r}]")
-        self._preload = list(preload)
+        self._preload = module_names(preload)
         self._env = {str(name): str(value) for name, value in (env or {}).items()}
         self._labels = dict(labels or {})
         self._unsafe = unsafe

@@ -9,6 +9,7 @@ from typing import Any
 from sandboxes.executor import Executor
 from sandboxes.jupyter.executor import KernelExecutor
 from sandboxes.local import LocalSandbox
+from sandboxes.sandbox import module_names
 from sandboxes.types import Limits
 
 __all__ = ["KernelExecutor", "jupyter_docker_executor", "jupyter_executor"]
@@ -33,7 +34,6 @@ def jupyter_docker_executor(arg: str | None, *, limits: Limits, workspace: Path 
 def _on(sandbox: Any, kernel: str, limits: Limits, **options: Any) -> Executor:
     # Pictures come as displays; an image may have said otherwise, for blocks without a kernel.
     options["env"] = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", **(options.get("env") or {})}
-    preload = list(options.pop("preload", ()))
-    if not kernel:
-        preload = [*PRELOAD, *preload]
+    wanted = module_names(options.pop("preload", ()))
+    preload = wanted if kernel else [*PRELOAD, *wanted]
     return KernelExecutor(sandbox(preload=preload, **options), limits, kernel=kernel)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import json
 import math
 import re
@@ -11,14 +12,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from sandboxes.jupyter.client import Audience, Client
+from sandboxes.report import Report
 from sandboxes.runner.capture import HeadTail
-from sandboxes.types import Display, ErrorInfo, OnOutput, Stream
+from sandboxes.types import Display, ErrorInfo, Limits, OnOutput, Stream, Verdict
 
 MAX_DISPLAYS, MAX_DISPLAY_BYTES = 100, 16 << 20
 MAX_TEXT = 1 << 20
 """Displays of a cell, bytes of all of them, and characters of a traceback or an error message."""
 MAX_KINDS, MAX_METADATA, MAX_DEPTH = 50, 10_000, 20
 """Representations of a display, characters and nesting of its metadata."""
+_NO_SPACE = tuple(f"[Errno {number}]" for number in (errno.EFBIG, errno.ENOSPC, errno.EDQUOT))
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _NOT_AS_SAID = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
 """What reading a message raises that does not keep to the messaging protocol."""
@@ -196,6 +199,18 @@ def _tame(value: Any, depth: int = 0) -> Any:
     if isinstance(value, list):
         return [_tame(item, depth + 1) for item in value]
     return value
+
+
+def blame(error: ErrorInfo, report: Report, limits: Limits) -> tuple[Verdict, str]:
+    """Tell a cell that failed for want of space from one that failed by itself; return what is to be noted, too."""
+    if error.name == "OSError" and error.message.startswith(_NO_SPACE):
+        if report.memory_is_full:
+            return "memory", f"shared memory is full; the limit is {limits.memory >> 20} MiB"
+        return "disk", ""
+    # A process of the cell's own that was stopped by the limit leaves a file of that size.
+    if any(file.size == limits.file_size for file in report.files):
+        return "disk", f"a file reached the limit of {limits.file_size} bytes"
+    return "failed", ""
 
 
 def picture(display: Display, kind: str) -> bytes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import hashlib
 import os
 import secrets
@@ -27,18 +26,18 @@ from sandboxes.errors import (
     WorkspaceFileNotFound,
 )
 from sandboxes.executor import expect_block
-from sandboxes.jupyter.cell import Cell, picture
+from sandboxes.jupyter.cell import Cell, blame, picture
 from sandboxes.jupyter.client import CHANNELS, Audience, Client, ClosedError, SilenceError
 from sandboxes.jupyter.zmtp import ZmtpError
 from sandboxes.languages import canonical_language
 from sandboxes.link import Outcome
 from sandboxes.paths import workspace_path
-from sandboxes.report import KernelTraits, Report
+from sandboxes.report import KernelTraits
 from sandboxes.runner.capture import HeadTail
 from sandboxes.runner.files import empty_directory
 from sandboxes.sandbox import Sandbox
 from sandboxes.script import ScriptExecutor, join_output
-from sandboxes.types import CodeBlock, Display, ErrorInfo, Limits, OnOutput, Result, Verdict, WorkspaceFile
+from sandboxes.types import CodeBlock, Display, Limits, OnOutput, Result, WorkspaceFile
 from sandboxes.waiting import uninterrupted
 
 T = TypeVar("T")
@@ -58,7 +57,6 @@ BEAT, PATIENCE = 2.0, 12.0
 PICTURES = {"image/png": ".png", "image/jpeg": ".jpg", "image/svg+xml": ".svg"}
 PICTURE_NAMES = 100
 """How many numbers are tried for a picture's name: a block can have taken any number of them."""
-NO_SPACE = tuple(f"[Errno {number}]" for number in (errno.EFBIG, errno.ENOSPC, errno.EDQUOT))
 
 
 class KernelExecutor(ScriptExecutor):
@@ -330,7 +328,7 @@ class KernelExecutor(ScriptExecutor):
         elif verdict:
             notes.append("it was interrupted, and the state is kept")
         elif cell.error is not None:
-            why, note = self._blame(cell.error, report, result.files)
+            why, note = blame(cell.error, report, self._limits)
             changes.update(verdict=why, exit_code=1)
             notes.append(note)
         changes["message"] = "; ".join(filter(None, notes))
@@ -350,17 +348,6 @@ class KernelExecutor(ScriptExecutor):
                 changes |= {name: join_output(kept, len(both.head()), total), f"{name}_bytes": total}
                 changes["truncated"] = changes.get("truncated", result.truncated) or total > len(kept)
         return changes
-
-    def _blame(self, error: ErrorInfo, report: Report, files: Sequence[WorkspaceFile]) -> tuple[Verdict, str]:
-        """Tell a cell that failed for want of space from one that failed by itself; return what is to be noted, too."""
-        if error.name == "OSError" and error.message.startswith(NO_SPACE):
-            if report.memory_is_full:
-                return "memory", f"shared memory is full; the limit is {self._limits.memory >> 20} MiB"
-            return "disk", ""
-        # A process of the cell's own that was stopped by the limit leaves a file of that size.
-        if any(file.size == self._limits.file_size for file in files):
-            return "disk", f"a file reached the limit of {self._limits.file_size} bytes"
-        return "failed", ""
 
     async def _save_pictures(self, displays: Sequence[Display]) -> list[WorkspaceFile]:
         """Write what was shown as a picture into the workspace, as `plot-1.png` and so on; return the files."""

@@ -34,6 +34,7 @@ def test_the_language_of_a_block_is_text() -> None:
         ("local", {"isolaton": "bwrap"}, "isolaton"),
         ("local", {"preload": "numpy"}, r"write preload=\['numpy'\]"),
         ("docker", {"preload": "numpy"}, r"write preload=\['numpy'\]"),
+        ("jupyter", {"preload": "numpy"}, r"write preload=\['numpy'\]"),
     ],
 )
 def test_what_an_executor_is_made_of(spec: Any, options: Any, message: str) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import pytest
 
 from sandboxes import CodeBlock, Executor, Limits, open_executor
 from sandboxes.jupyter import executor as module
-from sandboxes.jupyter.client import Answer, Client
+from sandboxes.jupyter.client import CHANNELS, Answer, Client
 from tests.sandboxes.backends import Backend
 from tests.sandboxes.test_kernel import PRELUDE, SLEEP, backend, kernel, out, spec, usable
 
@@ -65,6 +68,50 @@ async def test_cancel_counts_while_a_kernel_starts_anew(kernel: Executor) -> Non
     await kernel.cancel()
     assert (await asyncio.wait_for(task, 8)).verdict == "cancelled"
     assert await usable(kernel)
+
+
+WATCHED = """
+import json, os, sys
+from ipykernel.ipkernel import IPythonKernel
+home, start = sys.argv[1], IPythonKernel.start
+def sockets():
+    return sorted(name for name in os.listdir(home) if name[1:2] == "-")
+def watched(kernel):
+    print(json.dumps(sockets()), flush=True)
+    start(kernel)
+    print(json.dumps(sockets()), flush=True)
+IPythonKernel.start = watched
+from sandboxes.runner.ipython import run_kernel
+run_kernel(home + "/connection.json")
+"""
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory whose sockets have addresses that are short enough, however deep the tests lie."""
+    with tempfile.TemporaryDirectory(prefix="kernel-") as name:
+        yield Path(name)
+
+
+def test_nobody_finds_a_kernel_that_cannot_be_asked_yet(short: Path) -> None:
+    connection = {
+        **{f"{name}_port": number for number, name in enumerate(CHANNELS, 1)},
+        "transport": "ipc",
+        "ip": f"{short}/k",
+        "key": "key",
+        "signature_scheme": "hmac-sha256",
+    }
+    (short / "connection.json").write_text(json.dumps(connection))
+    with subprocess.Popen([sys.executable, "-c", WATCHED, short], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            for _ in range(2):  # before `Kernel.start`, and after it
+                assert json.loads(process.stdout.readline()) == [f"n-{number}" for number in range(1, 6)]
+            while sorted(path.name for path in short.glob("?-*")) != [f"k-{number}" for number in range(1, 6)]:
+                time.sleep(0.01)
+            assert json.loads((short / "connection.json").read_text()) == connection
+        finally:
+            process.kill()
 
 
 async def test_kernel_that_misses_a_message_is_connected_to_again(
