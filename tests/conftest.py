@@ -8,6 +8,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,14 +32,16 @@ HERE = Path(__file__).parent
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks for it
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what has to have the machine to itself, and what is left to `make matrix`."""
-    rows: dict[tuple[Path, str], list[pytest.Function]] = {}
+    """Mark what has to have the machine to itself, and what is left to `make matrix`.
+
+    Every case of the sandboxes' tests runs on its first backend, and on one of the others, which its name decides on,
+    so that each of them has its share. `make matrix` runs all of them on all.
+    """
+    rows: dict[tuple[Path, str], list[pytest.Item]] = {}
     for item in items:
         if any(item.path.is_relative_to(HERE / each) for each in ALONE):
             item.add_marker(pytest.mark.machine)
-        if item.path.is_relative_to(HERE / "sandboxes") and (row := backend_of(item)):
-            assert isinstance(item, pytest.Function)
-            case = f"{item.originalname}[{item.callspec.id.replace(row, '*', 1)}]"
+        if item.path.is_relative_to(HERE / "sandboxes") and (case := case_of(item)):
             rows.setdefault((item.path, case), []).append(item)
     for (_, case), (_, *others) in rows.items():
         chosen = zlib.crc32(case.encode()) % max(FEWEST, len(others))
@@ -47,16 +50,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.matrix)
 
 
-def backend_of(item: pytest.Item) -> str:
-    """Return the name of the backend that a case is run on; an empty one where it is about none, or about its own.
-
-    Every case runs on the first backend, and on one of the others, which its name decides on, so that each of them has
-    its share. `make matrix` runs all of them on all.
-    """
-    backend = (
-        item.callspec.params.get("backend") if isinstance(item, pytest.Function) and hasattr(item, "callspec") else None
-    )
-    return str(getattr(backend, "name", backend or ""))
+def case_of(item: pytest.Item) -> str:
+    """Return what a test is called on every backend alike; an empty string where it is not run on several."""
+    if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+        return ""
+    backend: Any = item.callspec.params.get("backend", "")
+    name: str = getattr(backend, "name", backend)
+    return name and f"{item.originalname}[{item.callspec.id.replace(name, '*', 1)}]"
 
 
 def pytest_collection_finish() -> None:
