@@ -21,7 +21,7 @@ from sandboxes.errors import UnsafePath
 from sandboxes.executor import Executor
 from sandboxes.types import CodeBlock, Limits, OnOutput, Result
 
-WALL = 10.0
+WALL = 20.0
 """Default `wall_time`: never reached by a case that is not about time, on any machine."""
 
 

@@ -292,7 +292,7 @@ class TestStops:
         began = time.monotonic()
         result = await solve("Do it.", model=SilentModel(), executor=FakeExecutor(), deadline=0.05)
         assert (result.status, result.stop_reason, result.turns) == ("not_solved", "deadline", 0)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
 
     async def test_a_deadline_interrupts_a_block_and_keeps_its_output(self) -> None:
         executor = HangingExecutor()

@@ -197,7 +197,7 @@ def test_interrupted_json_keeps_what_there_is(cli: Cli) -> None:
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=10)
+        out, _ = process.communicate(timeout=20)
     assert process.returncode == 130
     result = json.loads(out)
     assert result["verdict"] == "cancelled"
@@ -211,7 +211,7 @@ def test_interrupt_while_the_sandbox_starts_is_one_result_too(cli: Cli) -> None:
         assert process.stderr is not None
         assert process.stderr.readline() == b"starting\n"
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (130, b"")
     assert json.loads(out)["verdict"] == "cancelled"
 

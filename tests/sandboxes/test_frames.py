@@ -455,7 +455,7 @@ async def is_lost_for_talking(*answers: bytes) -> None:
         tracemalloc.stop()
     assert result.verdict == "lost"
     assert "does not come to an end" in result.message
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 20
 
 
 @pytest.mark.usefixtures("short_patience")
@@ -478,7 +478,7 @@ async def test_cancelling_a_block_ends_a_runner_that_does_not_answer(deaf: bool)
     await asyncio.sleep(0.05)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 20)
     with pytest.raises(SandboxLostError):  # not a `lost` result: this block never ran
         await executor.run(CodeBlock("2"))
     await executor.close()

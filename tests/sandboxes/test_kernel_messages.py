@@ -136,7 +136,7 @@ async def test_display_that_is_too_large_is_left_out_and_the_rest_is_not(kernel:
 async def test_answer_that_is_too_large_is_an_error(kernel: Executor) -> None:
     started = time.monotonic()
     result = await kernel.run(CodeBlock("x = 1\nraise ValueError('y' * 20_000_000)"))
-    assert (result.verdict, time.monotonic() - started < 10) == ("failed", True)
+    assert (result.verdict, time.monotonic() - started < 30) == ("failed", True)
     assert result.error is not None
     assert (result.error.name, "more than 8 MiB" in result.error.message) == ("AnswerTooLarge", True)
     assert await out(kernel, "print(x)") == "1\n"
@@ -164,7 +164,7 @@ async def test_kernel_that_never_says_it_is_idle_has_done_with_its_answer(kernel
     for _ in range(2):
         started = time.monotonic()
         assert await out(kernel, code) == "hushed\n"
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize("error", [SandboxClosedError("x"), TimeoutError(), ValueError("full")], ids=repr)
@@ -205,7 +205,7 @@ UNSPEAKABLE = {
 async def test_kernel_that_says_what_is_no_message_is_ended(kernel: Executor, what: str) -> None:
     started = time.monotonic()
     result = await kernel.run(CodeBlock(f"{RAW}\nsay({UNSPEAKABLE[what]!r})\nimport time; time.sleep(20)"))
-    assert (result.verdict, time.monotonic() - started < 5) == ("failed", True), result
+    assert (result.verdict, time.monotonic() - started < 15) == ("failed", True), result
     assert "its messages cannot be read" in result.message
     assert await usable(kernel)
 

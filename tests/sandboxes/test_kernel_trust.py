@@ -35,7 +35,7 @@ async def test_kernel_that_answers_no_heartbeat_is_ended(backend: Backend, monke
         stop = "import os, signal\nprint('before', flush=True)\nos.kill(os.getpid(), signal.SIGSTOP)"
         started = time.monotonic()
         result = await executor.run(CodeBlock(stop))
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 30
         assert (result.verdict, result.stdout) == ("failed", "before\n"), result
         assert "it has answered no heartbeat for" in result.message
         assert "its state is lost" in result.message
@@ -46,7 +46,7 @@ async def test_stopped_kernel_times_out_in_bounds(backend: Backend) -> None:
     async with open_executor(spec(backend), limits=Limits(wall_time=1)) as executor:
         started = time.monotonic()
         result = await executor.run(CodeBlock("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)"))
-        assert (result.verdict, time.monotonic() - started < 6) == ("timeout", True), result
+        assert (result.verdict, time.monotonic() - started < 30) == ("timeout", True), result
         assert await usable(executor)
 
 
@@ -57,7 +57,7 @@ async def test_cancel_counts_while_the_first_cell_is_sent(backend: Backend) -> N
             for _ in range(moments):
                 await asyncio.sleep(0)
             await executor.cancel()
-            assert (await asyncio.wait_for(task, 8)).verdict == "cancelled"
+            assert (await asyncio.wait_for(task, 20)).verdict == "cancelled"
             assert await usable(executor)
 
 
@@ -66,7 +66,7 @@ async def test_cancel_counts_while_a_kernel_starts_anew(kernel: Executor) -> Non
     task = asyncio.create_task(kernel.run(CodeBlock(SLEEP)))
     await asyncio.sleep(0.01)
     await kernel.cancel()
-    assert (await asyncio.wait_for(task, 8)).verdict == "cancelled"
+    assert (await asyncio.wait_for(task, 20)).verdict == "cancelled"
     assert await usable(kernel)
 
 
@@ -143,7 +143,7 @@ async def test_cancelling_the_task_at_any_moment_of_a_start_breaks_nothing(kerne
         task = asyncio.create_task(kernel.run(CodeBlock("print(1)", filename="a.py")))
         await asyncio.sleep(dice.random() / 4)
         task.cancel()
-        await asyncio.wait([task], timeout=10)
+        await asyncio.wait([task], timeout=20)
         assert await usable(kernel)
 
 

@@ -157,7 +157,7 @@ async def test_kernel_json_is_honoured(opened: Open, tmp_path: Path) -> None:
         assert [display.data for display in result.displays] == [{"text/plain": "2"}]
         started = time.monotonic()
         result = await executor.run(CodeBlock("import time; time.sleep(60)"))
-        assert (result.verdict, time.monotonic() - started < 8) == ("timeout", True), result
+        assert (result.verdict, time.monotonic() - started < 30) == ("timeout", True), result
         assert (tmp_path / "asked").exists()
         after = await executor.run(CodeBlock("print(x)"))
         assert after.stdout == "1\n", (result, after)
@@ -217,7 +217,7 @@ async def test_kernel_that_cannot_come_up_says_why_at_once(opened: Open, tmp_pat
     with pytest.raises(SandboxUnavailable) as raised:
         await opened("broken").start()
     assert why in str(raised.value)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
     assert (descendants(), containers()) == (set(), [])
 
 
@@ -231,7 +231,7 @@ async def test_kernel_that_hangs_while_it_starts_can_be_given_up(opened: Open, t
     await asyncio.sleep(1.0)
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(starting, 10)
+        await asyncio.wait_for(starting, 20)
     await executor.close()
     assert (descendants(), containers()) == (set(), [])
 
@@ -264,4 +264,4 @@ async def test_what_a_hanging_start_costs_is_bounded(
     started = time.monotonic()
     with pytest.raises(SandboxStartError, match="did not come up"):
         await opened("mute").start()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30

@@ -93,7 +93,7 @@ async def test_a_block_that_its_taker_left_running_is_ended(backend: Backend) ->
         async with warmed.take() as executor:
             left = asyncio.create_task(executor.run(CodeBlock("import time; time.sleep(60)")))
             await asyncio.sleep(0.05)
-        async with warmed.take(timeout=10) as again:
+        async with warmed.take(timeout=20) as again:
             assert (await again.run(TRACES)).stdout == "[]\n"
         assert (await left).verdict == "cancelled"
 
@@ -105,7 +105,7 @@ async def test_waiting_is_bounded_and_in_turn(backend: Backend) -> None:
             with pytest.raises(PoolTimeout, match=r"none of the 1 executors became free within 0\.1 s"):
                 async with warmed.take(timeout=0.1):
                     pass
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < 10
         order: list[int] = []
 
         async def taker(number: int) -> None:
@@ -147,11 +147,11 @@ async def test_close_ends_what_is_in_use_and_tells_who_waits(backend: Backend) -
     taking, waiting = asyncio.create_task(taker()), asyncio.create_task(waiter())
     await entered.wait()
     await asyncio.sleep(0.05)
-    await asyncio.wait_for(warmed.close(), 5)
+    await asyncio.wait_for(warmed.close(), 20)
     assert (descendants(), containers()) == (set(), [])
     with pytest.raises(SandboxClosedError, match="closed"):
         await waiting
-    assert await asyncio.wait_for(taking, 5) in ("lost", "cancelled")
+    assert await asyncio.wait_for(taking, 20) in ("lost", "cancelled")
     with pytest.raises(SandboxClosedError):
         async with warmed.take():
             pass
@@ -201,13 +201,13 @@ async def test_an_executor_that_fails_to_close_is_replaced_and_told_of(monkeypat
     monkeypatch.setattr(FakeExecutor, "close", fail)
     async with one.take():
         pass
-    async with one.take(timeout=5):
+    async with one.take(timeout=20):
         async with asyncio.timeout(5):
             while not told:
                 await asyncio.sleep(0)
                 gc.collect()  # which is when asyncio tells of a task that failed
         assert [str(error) for error in told] == ["no end"]
-        waiting = asyncio.ensure_future(one.take(timeout=5).__aenter__())
+        waiting = asyncio.ensure_future(one.take(timeout=20).__aenter__())
         await asyncio.sleep(0)
         with pytest.raises(OSError, match="no end"):
             await one.close()

