@@ -138,7 +138,7 @@ class LocalSandbox(Sandbox):
             )
             try:
                 self._place = stream.make_group(self._place, limits, preload=bool(self._preload))
-                await asyncio.to_thread(stream.enter_group, stream.pid, handover)
+                await stream.enter_group(stream.pid, handover)
                 self._handover = -1 if self._place is None else handover.descriptor
             except (SandboxStartError, OSError) as error:
                 await stream.close()
@@ -157,7 +157,7 @@ class LocalSandbox(Sandbox):
                 self._place = stream.make_group(self._place, limits, preload=bool(self._preload))
                 async with asyncio.timeout(LAUNCH_TIMEOUT):
                     pid = await bwrap.read_info(start.info)
-                await asyncio.to_thread(stream.enter_group, pid, handover)
+                await stream.enter_group(pid, handover)
                 self._handover = -1 if self._place is None else handover.descriptor
             except SandboxStartError:
                 await stream.close()

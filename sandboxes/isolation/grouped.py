@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 from sandboxes.isolation.cgroups import ControlGroup
@@ -46,18 +47,17 @@ class GroupedStream(ProcessStream):
             return None
         return place
 
-    def enter_group(self, pid: int, handover: Handover) -> None:
-        """Move the runner into the group, and give it what it reads there.
-
-        Takes up to 20 ms (the kernel waits until no process forks), in which the runner's interpreter comes up; not
-        for the event loop.
+    async def enter_group(self, pid: int, handover: Handover) -> None:
+        """Move the runner into the group or have it move itself, and give it what it reads there.
 
         Raises:
             OSError: it has ended.
         """
         if self.group is None:
             return
-        self.group.add(pid)
+        if not self.group.entered_from_inside:
+            # Takes up to 20 ms, in which the runner's interpreter comes up: the kernel waits until no process forks.
+            await asyncio.to_thread(self.group.add, pid)
         files = self.group.open_files()
         try:
             files["oom"] = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)

@@ -7,7 +7,7 @@ import time
 
 from . import linux
 from .channel import Channel, HostGone, StartError
-from .group import receive
+from .group import enter, receive
 from .spare import Forked
 from .supervisor import Supervisor
 from .worker import Worker
@@ -30,6 +30,7 @@ def main(config: Dict[str, Any]) -> Worker:
     os.write(writing, config["token"].encode())
     channel = Channel(reading, writing)
     try:
+        enter(files)
         Supervisor(config, channel, files).serve()
     except StartError as error:
         channel.send({"op": "fatal", "message": str(error)})

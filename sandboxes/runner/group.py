@@ -31,6 +31,8 @@ OPTIONAL = (
     },
 )
 """Highest bytes so far, and CPU time; in version 1 also what the kernel holds."""
+ENTER = "enter."
+"""How names of descriptors begin that let their writer into a group."""
 MOST_FILES, INT = 16, 4
 
 
@@ -48,6 +50,20 @@ def receive(descriptor: int) -> "Dict[str, int]":
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
             files += memoryview(data[: len(data) - len(data) % INT]).cast("i").tolist()
     return dict(zip(names.decode().split(), files))
+
+
+def enter(files: "Dict[str, int]") -> None:
+    """Move into the groups that the host has opened for us, and take these descriptors out of `files`.
+
+    Only as long as there is one thread.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    for name in [name for name in files if name.startswith(ENTER)]:
+        file = files.pop(name)
+        os.write(file, b"0")  # who writes it
+        os.close(file)
 
 
 class MemoryGroup:
