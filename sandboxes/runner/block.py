@@ -97,6 +97,7 @@ class Block:
         self._reaped = False
         self._cpu_time = 0.0
         self._maxrss = 0
+        self._executes = False  # what runs in the worker itself can write to the page what it likes
         self.leftover = 0
         self._verdict = ""
         self._message = ""
@@ -127,6 +128,7 @@ class Block:
             HostGone: nobody waits for the result; the block is still running.
         """
         started = time.monotonic()
+        self._executes = bool(job["argv"])
         self._spare.start(job_bytes(job))
         self._serve(started)
         duration = time.monotonic() - started
@@ -318,7 +320,7 @@ class Block:
     def _report(self, duration: float) -> Dict[str, Any]:
         exit_code, signal_number = linux.split_status(self._status)
         page = self._spare.page
-        if page[0] == EXEC_FAILED:
+        if page[0] == EXEC_FAILED and self._executes and not self._verdict:
             self._end("failed", "could not start the interpreter: %s" % os.strerror(page[1]))
         verdict = self._verdict or ("ok" if self._status == 0 else "failed")
         if not self._verdict and self._watch.was_short_of_memory():

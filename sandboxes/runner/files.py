@@ -21,6 +21,8 @@ DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_N
 O_PATH = getattr(os, "O_PATH", None)
 MIN_FILE = 4096
 """Bytes that every file counts at least, as a block of a file system."""
+STOP = 8
+"""Directories in one, after which a walk gives its caller a chance to stop."""
 MAX_PATH = 4000
 """Characters of a path that are kept; the file is found by its directory's descriptor, not by its path."""
 
@@ -191,9 +193,10 @@ def steps(root: int, remove: bool = False) -> Iterator[Step]:
     """Yield (directory descriptor, name, path, lstat) of everything below `root`, directories after their content.
 
     Holds two descriptors at any depth and no path that the kernel would have to resolve, so that a tree of
-    10,000 levels is no harder than a flat one. Paths end at `MAX_PATH` characters. Directories that were made
-    unreadable are made readable. A tree that is changed meanwhile may be seen in part. On the way down, entries
-    without an lstat give callers a chance to stop: deep down, Landlock makes each step take a millisecond.
+    10,000 levels is no harder than a flat one; and of what is still to come no more than names. Paths end at
+    `MAX_PATH` characters. Directories that were made unreadable are made readable. A tree that is changed meanwhile
+    may be seen in part. On the way down, and among many directories, entries without an lstat give callers a chance
+    to stop: deep down, Landlock makes each step take a millisecond.
 
     Args:
         root: Descriptor of the directory.
@@ -202,8 +205,8 @@ def steps(root: int, remove: bool = False) -> Iterator[Step]:
     reopen(root)
     current = os.open(".", DIRECTORY, dir_fd=root)
     prefix = ""
-    levels: List[Tuple[str, List[Tuple[str, os.stat_result]], os.stat_result]] = []
-    todo: List[Tuple[str, os.stat_result]] = []
+    levels: List[Tuple[int, List[str], int, int]] = []  # length of the prefix, names to enter, device and inode
+    todo: List[str] = []
     entered = True
     try:
         while True:
@@ -211,46 +214,59 @@ def steps(root: int, remove: bool = False) -> Iterator[Step]:
                 todo = []
                 with os.scandir(current) as entries:
                     for entry in entries:
-                        status = _lstat(entry)
-                        if status is None:
+                        if _is_directory(entry):
+                            todo.append(entry.name)
+                            if len(todo) % STOP == 0:
+                                yield current, "", prefix, None
                             continue
-                        if stat.S_ISDIR(status.st_mode):
-                            todo.append((entry.name, status))
-                        else:
+                        status = _lstat(current, entry.name)
+                        if status is not None:
                             yield current, entry.name, prefix + entry.name, status
-            gone = remove and bool(todo) and _removed(current, todo[-1][0])
+            gone = remove and bool(todo) and _removed(current, todo[-1])
             if gone:
                 yield current, "", prefix, None
-            below = _enter(current, todo[-1][0]) if todo and not gone else None
+            below = _enter(current, todo[-1]) if todo and not gone else None
             entered = below is not None
             if below is not None:
-                levels.append((prefix, todo, os.fstat(current)))
+                here = os.fstat(current)
+                levels.append((len(prefix), todo, here.st_dev, here.st_ino))
                 os.close(current)
-                current, prefix = below, (prefix + todo[-1][0] + "/")[:MAX_PATH]
+                current, prefix = below, (prefix + todo[-1] + "/")[:MAX_PATH]
                 yield current, "", prefix, None
             elif todo:
                 todo.pop()
             elif levels:
-                prefix, todo, expected = levels.pop()
+                length, todo, device, inode = levels.pop()
+                prefix = prefix[:length]
                 try:
                     above = os.open("..", DIRECTORY, dir_fd=current)
                 except OSError:  # it was locked while we were in it
                     return
                 os.close(current)
                 current = above
-                if not os.path.samestat(os.fstat(current), expected):
+                here = os.fstat(current)
+                if (here.st_dev, here.st_ino) != (device, inode):
                     return  # the directory was moved while we were in it
-                name, status = todo.pop()
-                yield current, name, prefix + name, status
+                name = todo.pop()
+                status = _lstat(current, name)
+                if status is not None:
+                    yield current, name, prefix + name, status
             else:
                 return
     finally:
         os.close(current)
 
 
-def _lstat(entry: "os.DirEntry[str]") -> Optional[os.stat_result]:
+def _is_directory(entry: "os.DirEntry[str]") -> bool:
     try:
-        return entry.stat(follow_symlinks=False)
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
+
+
+def _lstat(directory: int, name: str) -> Optional[os.stat_result]:
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
     except OSError:
         return None
 

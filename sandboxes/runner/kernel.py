@@ -49,6 +49,7 @@ class Kernel(Block):
 
     def start(self, job: Dict[str, Any]) -> None:
         """Let the worker become the kernel."""
+        self._executes = bool(job["argv"])
         self._spare.start(job_bytes(job))
 
     @property
@@ -94,7 +95,7 @@ class Kernel(Block):
         self._take()
         exit_code, signal_number = linux.split_status(self._status)
         how = self._message or ("signal %d" % signal_number if signal_number else "exit status %d" % (exit_code or 0))
-        if self._spare.page[0] == EXEC_FAILED:
+        if self._spare.page[0] == EXEC_FAILED and self._executes:
             how = "it could not be executed: " + os.strerror(self._spare.page[1])
         said = b"".join(capture.head() + capture.tail() for capture in self._captures.values())
         return "%s\n%s" % (how, said[-LAST_WORDS:].decode("utf-8", "replace").strip())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import resource
+import stat
 import time
 from types import GeneratorType
 
@@ -299,8 +300,7 @@ class DiskMeter:
         end = now + seconds
         try:
             for count, (_, _, _, status) in enumerate(self._walk):
-                # Holes do not count, names do: an empty file is not free.
-                self._sum += max(MIN_FILE, status.st_blocks * 512) if status is not None else 0
+                self._sum += _space(status) if status is not None else 0
                 if count % 8 == 7 and time.monotonic() > end:
                     break
             else:
@@ -310,6 +310,13 @@ class DiskMeter:
         self._busy += time.monotonic() - now
         if self._walk is None:
             self._next = now + self._busy * self.PAUSE
+
+
+def _space(status: os.stat_result) -> int:
+    """Return bytes that a name takes: holes do not count, names do, since an empty file is not free."""
+    # A file of several names is there once. Those of a directory are its own.
+    names = 1 if stat.S_ISDIR(status.st_mode) else max(1, status.st_nlink)
+    return max(MIN_FILE, status.st_blocks * 512 // names)
 
 
 def _tmpfs_used(paths: List[str]) -> int:

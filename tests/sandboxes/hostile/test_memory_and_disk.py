@@ -6,13 +6,15 @@ from __future__ import annotations
 import os
 import textwrap
 import time
+import tracemalloc
+from pathlib import Path
 
 import pytest
 
 from sandboxes import CodeBlock, Limits
 from sandboxes.conformance.programs import DISK, MEMORY, PRELUDE, SHARED_MEMORY, filling
 from sandboxes.isolation.cgroups import usable_place
-from sandboxes.runner.files import remove_tree
+from sandboxes.runner.files import remove_tree, steps
 from tests.sandboxes.backends import DOCKER
 from tests.sandboxes.hostile.arena import Arena
 
@@ -175,6 +177,52 @@ async def test_many_small_files_do_not_delay_the_answer(arena: Arena) -> None:
     assert len(result.files) <= 1000
 
 
+@pytest.mark.parametrize("shape", ["wide", "deep"])
+def test_walk_over_any_number_of_directories_takes_next_to_no_memory(tmp_path: Path, shape: str) -> None:
+    # Both the runner and this process, when it removes a workspace, would grow by gigabytes.
+    here = os.open(tmp_path, os.O_RDONLY)
+    for count in range(4000):
+        name = f"{count}-d"
+        os.mkdir(name, dir_fd=here)
+        if shape == "deep":
+            above, here = here, os.open(name, os.O_RDONLY, dir_fd=here)
+            os.close(above)
+    os.close(here)
+    root = os.open(tmp_path, os.O_RDONLY)
+    tracemalloc.start()
+    try:
+        seen = sum(status is not None for _, _, _, status in steps(root))
+        peak = tracemalloc.get_traced_memory()[1]
+        first = next(steps(root))
+    finally:
+        tracemalloc.stop()
+        os.close(root)
+        remove_tree(str(tmp_path))
+    assert seen == 4000
+    assert peak < 400 * 4000
+    assert first[3] is None  # a caller who has no time left need not wait for the end of a wide directory
+
+
+async def test_file_of_many_names_takes_its_space_once(arena: Arena) -> None:
+    code = """
+    import os, time
+    with open("a", "wb") as file: file.write(bytes(10 << 20))
+    for number in range(20): os.link("a", "b%d" % number)
+    time.sleep(0.5)
+    """
+    await arena.attack(code, disk="16M")
+
+
+async def test_names_without_content_take_space(arena: Arena) -> None:
+    code = """
+    import os, time
+    open("a", "w").close()
+    for number in range(3000): os.link("a", "b%d" % number)
+    time.sleep(20)
+    """
+    await arena.attack(code, verdict="disk", disk="8M")
+
+
 @pytest.mark.matrix
 @pytest.mark.timeout(300)
 async def test_a_million_files_are_bounded_and_removed(arena: Arena) -> None:
@@ -268,6 +316,8 @@ except OSError:
     pass
 import textwrap
 import time
+import tracemalloc
+from pathlib import Path
 time.sleep(5)
 """,
         "directories in memory": "import os\nfor i in range(2000000): os.mkdir('/tmp/%d' % i)",

@@ -176,3 +176,20 @@ async def test_pickle_in_the_output_stays_bytes(arena: Arena) -> None:
     mark = arena.canaries.file.parent / "pickled"
     await arena.attack(pickled(str(mark)))
     assert not os.path.exists(mark)
+
+
+async def test_memory_shared_with_the_runner_forges_no_verdict(arena: Arena) -> None:
+    # A worker tells by it how far it got: here, that it could not even be executed.
+    code = """
+    import ctypes
+    for line in open("/proc/self/maps"):
+        words = line.split()
+        start, end = (int(address, 16) for address in words[0].split("-"))
+        if words[1] == "rw-s" and end - start == 4096:
+            ctypes.memmove(start, bytes((3, 2)), 2)
+            print("forged", flush=True)
+    while True: pass
+    """
+    result = await arena.attack(code, verdict="timeout", wall_time=0.5)
+    assert result.stdout == "forged\n"
+    assert "interpreter" not in result.message
