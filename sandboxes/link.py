@@ -375,6 +375,7 @@ _DEFAULT_OPTIONS: dict[str, Any] = {
     "process_cap": "watcher",
     "inherit_env": False,
     "memory_group": False,
+    "write_below": [],
     "handover": -1,
     "counted": [],
     "seccomp": "",

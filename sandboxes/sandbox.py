@@ -82,6 +82,8 @@ class Sandbox(abc.ABC):
         - `tmpfs`: memory-backed directories, which count as memory.
         - `inherit_env`: whether blocks also see the environment that the runner was started with.
         - `memory_group`: whether /sys/fs/cgroup tells of the sandbox's own memory control group.
+        - `write_below`: where there is one, the directories that blocks are held to for writing, which keeps them from
+          their own settings in /proc; none means that nothing but the file system holds them.
         - `handover`: descriptor of the runner's end of an `isolation.handover.Handover`, where there is one.
         - `seccomp`: base64 of a filter (an array of `struct sock_filter`) for the runner and all blocks.
         - `landlock`: the rules that the runner puts on its blocks, as `isolation.landlock.confinement` makes them.

@@ -220,6 +220,8 @@ class DockerSandbox(Sandbox):
             "process_cap": "cgroup",
             "counted": [] if self._shared is None else [SHARED],
             "memory_group": True,
+            # Besides these, all is read-only already, but what somebody insisted on and /proc.
+            "write_below": [] if self._unsafe else [WORKSPACE, SHARED, "/dev", *self._memory_backed],
             "seccomp": base64.b64encode(compile_filter(machine)).decode() if machine in AUDIT_ARCH else "",
         }
 

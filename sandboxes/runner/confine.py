@@ -11,6 +11,7 @@ import ctypes
 import os
 import stat
 import struct
+import sys
 
 from . import linux
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 # linux/landlock.h
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
-PATH_BENEATH = 1
+PATH_BENEATH = VERSION = 1
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 MAKE_CHAR, MAKE_BLOCK = 1 << 6, 1 << 11
 REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
@@ -29,7 +30,7 @@ RIGHTS = {1: (1 << 13) - 1, 2: REFER, 3: TRUNCATE, 5: IOCTL_DEV}
 FOR_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 BIND_TCP, CONNECT_TCP = 1, 2
 ABSTRACT_SOCKETS, SIGNALS = 1, 2
-NETWORK_ABI, SCOPE_ABI = 4, 6
+REFER_ABI, NETWORK_ABI, SCOPE_ABI = 2, 4, 6
 
 PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24
 PR_SET_SECUREBITS, NOROOT = 28, 0x2F
@@ -84,6 +85,35 @@ def restrict(ruleset: int) -> None:
         OSError: the kernel refused.
     """
     _check(linux.LIBC.syscall(RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")
+
+
+class WritingHold:
+    """Keeps a process from writing anywhere but below some directories; where Landlock is missing, it does not.
+
+    Args:
+        places: The directories.
+    """
+
+    def __init__(self, places: List[str]) -> None:
+        self._ruleset = -1
+        if not sys.platform.startswith("linux"):
+            return
+        abi = int(linux.LIBC.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), VERSION))
+        if abi < REFER_ABI:  # before, it would forbid all moves between directories
+            return
+        self._ruleset = _new_ruleset(abi, WRITE_FILE | REFER, 0, 0)
+        _allow(self._ruleset, "/", REFER)
+        for path in places:
+            _allow(self._ruleset, path, WRITE_FILE)
+
+    def put_on(self) -> None:
+        """Hold this process, and all it will ever fork.
+
+        Raises:
+            OSError: the kernel refused.
+        """
+        if self._ruleset >= 0:
+            restrict(self._ruleset)
 
 
 def drop_privileges() -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any, Optional
 
     from .confine import Confinement
-    from .group import Rank
+    from .group import Rank, Victim
 
 F_SETPIPE_SZ = 1031
 PIPE_SIZE = 1 << 18
@@ -44,7 +44,9 @@ class Spare:
         page: Memory shared with it, see `Worker`.
     """
 
-    def __init__(self, victim: bool, rank: Optional[Rank] = None, confinement: Optional[Confinement] = None) -> None:
+    def __init__(
+        self, victim: Optional[Victim], rank: Optional[Rank] = None, confinement: Optional[Confinement] = None
+    ) -> None:
         self.page: Any = mmap.mmap(-1, 4096)
         job, self._job = socket_pair() if confinement else os.pipe()
         self._listener = -1

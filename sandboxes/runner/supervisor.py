@@ -20,7 +20,7 @@ from .channel import Channel, HostGone, StartError
 from .confine import Confinement
 from .files import DIRECTORY, Refused, empty_directory, refusal, reopen, write_file, write_new
 from .frames import MAX_CODE
-from .group import MemoryGroup, ProcessCount, Rank
+from .group import MemoryGroup, ProcessCount, Rank, Victim
 from .hidden import remove_segments
 from .kernel import Kernel
 from .kernelspec import find_kernel
@@ -84,6 +84,7 @@ class Supervisor:
         self._rlimits = block_rlimits(config)
         self._shared = [os.open(path, DIRECTORY) for path in (*config["tmpfs"], *config["scratch"])]
         self._rank = Rank(files["oom"]) if "oom" in files else None
+        self._victim = Victim(config["write_below"]) if config["memory_group"] else None
         self._group = MemoryGroup.find() if config["memory_group"] else MemoryGroup.given(files)
         if self._group is not None:
             self._group.settle()
@@ -179,7 +180,7 @@ class Supervisor:
             remove_segments()  # nobody is left who could use them, and the next block must not pay for them
         if self._config["limits"]["processes"] == 1:  # the dead count too, until they are waited for
             self._wait_for_leftover()
-        spare = Spare(self._config["memory_group"], self._rank, self._confinement)
+        spare = Spare(self._victim, self._rank, self._confinement)
         self._wait_for_leftover()  # its CPU time is the last block's, not the next one's
         self._ahead = spare, Watch(self._config, self._disk, self._group)
 

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from typing import Any, Dict, List, NoReturn, Optional
 
     from .confine import Confinement
+    from .group import Victim
 
 NICE = 5
 """Blocks give way to the supervisor, which has to get a word in among as many busy processes as they may have."""
-OOM_SCORE = "/proc/self/oom_score_adj"
 EXIT_STATUS = 2
 NOT_STARTED, RUNNING, ENDED, EXEC_FAILED = range(4)
 
@@ -43,12 +43,18 @@ class Worker:
         stderr: Descriptor that becomes 2.
         page: Memory shared with the supervisor: byte 0 is how far the worker got, byte 1 the errno that ended it,
             byte 2 the exit status.
-        victim: Whether the kernel is to take this process first when the sandbox's control group is out of memory.
+        victim: Makes this process the one that the kernel takes first when the control group is out of memory.
         confinement: What this process is to be confined by.
     """
 
     def __init__(
-        self, job: int, stdout: int, stderr: int, page: Any, victim: bool, confinement: Optional[Confinement]
+        self,
+        job: int,
+        stdout: int,
+        stderr: int,
+        page: Any,
+        victim: Optional[Victim],
+        confinement: Optional[Confinement],
     ) -> None:
         self._page = page
         self._pid = os.getpid()
@@ -65,8 +71,8 @@ class Worker:
         linux.prctl(linux.PR_SET_DUMPABLE, 1)
         if os.getppid() != 1:  # PID 1 takes everything along; any other supervisor could be killed without us
             linux.prctl(linux.PR_SET_PDEATHSIG, _signal.SIGKILL)
-        if victim:
-            _prefer_for_oom()
+        if victim is not None:
+            victim.become()
         os.nice(NICE)
         os.dup2(stdout, 1)
         os.dup2(stderr, 2)
@@ -135,15 +141,6 @@ def _read(file: int) -> bytes:
             os.close(file)
             return data
         data += piece
-
-
-def _prefer_for_oom() -> None:
-    try:
-        file = os.open(OOM_SCORE, os.O_WRONLY)
-        os.write(file, b"1000")
-        os.close(file)
-    except OSError:
-        pass
 
 
 def prepare_streams() -> None:

@@ -51,6 +51,28 @@ async def test_no_capabilities_no_new_privileges_and_seccomp() -> None:
     assert int(fields["Seccomp_filters"]) == 2, "Docker's own filter and ours"
 
 
+async def test_blocks_write_wherever_they_should_and_not_to_their_settings_in_proc() -> None:
+    code = """
+import os
+places = ["/workspace", "/tmp", "/var/tmp", "/dev/shm", "/extra"]
+for place in places:
+    os.makedirs(place + "/one"), os.makedirs(place + "/two")
+    with open(place + "/one/a", "w") as file: file.write("a")
+    os.link(place + "/one/a", place + "/b")
+    os.rename(place + "/one/a", place + "/two/c")
+    os.truncate(place + "/two/c", 0)
+for path in ("/dev/null", "/dev/stdout", "/proc/self/fd/%d" % os.memfd_create("m"), "/proc/self/fd/%d" % os.pipe()[1]):
+    with open(path, "w") as file: print("written", file=file)
+for name in ("oom_score_adj", "autogroup", "timerslack_ns", "coredump_filter", "comm"):
+    try:
+        open("/proc/self/" + name, "w")
+        print("opened", name)
+    except OSError:
+        pass
+"""
+    assert await inside(code, tmpfs={"/extra": "1M"}) == "written\n"
+
+
 async def test_root_directory_is_read_only() -> None:
     code = """
 import errno, os

@@ -314,10 +314,7 @@ try:
             pass
 except OSError:
     pass
-import textwrap
 import time
-import tracemalloc
-from pathlib import Path
 time.sleep(5)
 """,
         "directories in memory": "import os\nfor i in range(2000000): os.mkdir('/tmp/%d' % i)",
@@ -331,3 +328,30 @@ time.sleep(5)
             # What it left in memory is gone, or the next one could not run.
             await arena.run(executor, "print('usable')", verdict="ok")
             await executor.reset()
+
+
+async def test_rank_among_the_processes_to_end_cannot_be_taken_back(arena: Arena) -> None:
+    # Each of these is smaller than the runner, and what they fill is nobody's to the kernel.
+    if arena.row.keeps_state:
+        pytest.skip("the kernel is the largest process there is")
+    if arena.row is not DOCKER and usable_place() is None:
+        pytest.skip("needs a memory control group")
+    code = """
+cat > fill.py <<'END'
+import socket, time
+kept = [socket.socketpair() for _ in range(400)]
+for pair in kept:
+    pair[0].setblocking(False)
+    try:
+        while True: pair[0].send(b"x" * 65536)
+    except OSError:
+        pass
+time.sleep(10)
+END
+echo 0 > /proc/self/oom_score_adj
+for _ in 1 2 3 4 5 6; do python3 -S -I fill.py & done
+wait
+"""
+    async with arena.open(memory="64M") as executor:
+        for _ in range(2):
+            await arena.run(executor, CodeBlock(code, language="bash"), verdict="memory")
