@@ -23,6 +23,7 @@ MODULES = (
     "capture",
     "files",
     "listing",
+    "pristine",
     "hidden",
     "group",
     "watch",

@@ -26,6 +26,7 @@ from .kernel import Kernel
 from .kernelspec import find_kernel
 from .listing import Listing
 from .preload import preload
+from .pristine import Pristine
 from .spare import Spare
 from .transfer import receive_file, send_file
 from .watch import DiskMeter, Watch
@@ -83,6 +84,8 @@ class Supervisor:
         self._disk = self._new_meter()
         self._rlimits = block_rlimits(config)
         self._shared = [os.open(path, DIRECTORY) for path in (*config["tmpfs"], *config["scratch"])]
+        used = {*config["tmpfs"], *config["scratch"], *config["counted"]}
+        self._pristine = [Pristine(self._root), *(Pristine(os.open(path, DIRECTORY)) for path in sorted(used))]
         self._rank = Rank(files["oom"]) if "oom" in files else None
         self._victim = Victim(config["write_below"]) if config["memory_group"] else None
         self._group = MemoryGroup.find() if config["memory_group"] else MemoryGroup.given(files)
@@ -372,9 +375,11 @@ class Supervisor:
         self._channel.send({"op": "done"})
 
     def _reset(self, request: Dict[str, Any]) -> None:
-        """Forget all that blocks have left, which is files."""
+        """Forget all that blocks have left, which is files, and what they have made of the directories themselves."""
         for path in (self._config["workspace"], *self._config["tmpfs"], *self._config["scratch"]):
             empty_directory(path)
+        for directory in self._pristine:
+            directory.restore()
         self._listing, self._disk = Listing(self._root), self._new_meter()
         if self._ahead is not None:
             self._ahead = self._ahead[0], Watch(self._config, self._disk, self._group)

@@ -118,3 +118,51 @@ async def test_tree_10000_directories_deep_is_bounded_and_removed(arena: Arena) 
         assert (await executor.run(CodeBlock("print(1)"))).stdout == "1\n"
     remove_tree(str(arena.workspace))
     assert not arena.workspace.exists()
+
+
+async def test_directories_are_like_new_after_a_reset(arena: Arena) -> None:
+    look = """
+    import fcntl, os
+    def flags(path):
+        file = os.open(path, os.O_RDONLY)
+        try:
+            return fcntl.ioctl(file, 0x80086601, bytes(8))
+        except OSError:
+            return None
+        finally:
+            os.close(file)
+    def is_ours(path):
+        try:
+            os.listdir(path)
+            return os.access(path, os.W_OK) and os.stat(path).st_uid == os.getuid()
+        except OSError:
+            return False
+    def attributes(path):
+        try:
+            return {name: os.getxattr(path, name) for name in os.listxattr(path)}
+        except OSError:
+            return None
+    places = [os.path.realpath(path) for path in (".", "/tmp", "/dev/shm", "/shared", os.environ["HOME"])]
+    places = sorted({path for path in places if is_ours(path)})
+    print([(path, oct(os.stat(path).st_mode), attributes(path), flags(path)) for path in places])
+    """
+    leave = """
+    access = bytes.fromhex("02000000" "01000700ffffffff" "04000000ffffffff" "20000000ffffffff")
+    for path in places:
+        os.chmod(path, 0o1757)
+        file = os.open(path, os.O_RDONLY)
+        for attempt in (
+            lambda: os.setxattr(path, "user.note", b"to the next"),
+            lambda: os.setxattr(path, "system.posix_acl_default", access),
+            lambda: fcntl.ioctl(file, 0x40086602, (int.from_bytes(flags(path), "little") | 0x40).to_bytes(8, "little")),
+        ):
+            try: attempt()
+            except (OSError, TypeError): pass
+        os.close(file)
+    """
+    async with arena.open() as executor:
+        before = (await arena.run(executor, look)).stdout
+        await arena.run(executor, look + leave)
+        assert (await arena.run(executor, look)).stdout != before
+        await executor.reset()
+        assert (await arena.run(executor, look)).stdout == before
