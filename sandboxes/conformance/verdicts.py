@@ -80,7 +80,7 @@ class VerdictTests(Suite):
 
     @pytest.mark.parametrize("how", DISK)
     async def test_disk(self, arena: Arena, how: str) -> None:
-        result = await arena.attack(filling(how), verdict="disk", disk="16M", wall_time=25)
+        result = await arena.attack(filling(how), verdict="disk", disk="16M", wall_time=40)
         assert result.stdout == "before\n"
 
     async def test_a_file_beyond_its_limit_is_disk(self, arena: Arena) -> None:

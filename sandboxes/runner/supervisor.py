@@ -36,8 +36,6 @@ TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional, Tuple
 
-CLOCK_REALTIME_COARSE = 5 if sys.platform.startswith("linux") else time.CLOCK_REALTIME
-"""Python has no name for it. The precise clock runs up to a tick ahead of change times."""
 SETTLE = 0.4
 """Seconds for measuring the workspace after a block that wrote much."""
 LOOK = 0.5
@@ -255,7 +253,7 @@ class Supervisor:
             reopen(directory)
         self._disk.settle(SETTLE, self._config["limits"]["disk"])
         # Since the last cell: the kernel may have begun with this one before we were told of it.
-        since, self._since = self._since, time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
+        since, self._since = self._since, linux.change_time()
         report["files"] = self._listing.changed(since, LOOK)
         self._blame_file_size(report)
         self._channel.send(dict(report, op="result"))
@@ -267,7 +265,7 @@ class Supervisor:
     def _settle_kernel(self, request: Dict[str, Any]) -> None:
         if self._kernel is not None:
             self._kernel.settle()
-        self._since = time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
+        self._since = linux.change_time()
         self._channel.send({"op": "done"})
 
     def _stop_kernel(self, request: Dict[str, Any]) -> None:
@@ -293,12 +291,12 @@ class Supervisor:
         program = str(request["program"])
         if program and not _which(program):
             raise Refused("no_interpreter", "%s is not installed in this sandbox" % program)
-        # The kernel's clock for change times; a change after this moment is never older.
-        since = time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
+        since = linux.change_time()
         filename = request.get("filename")
         path = filename or self._unused_name(request["suffix"])
         self._write(path, bytes(code), keep=bool(filename))
         self._disk.give(len(code))
+        self._disk.start(since)
         full_path = os.path.join(self._config["workspace"], path)
         job = {
             "argv": [word.replace("{file}", full_path) for word in argv],
@@ -372,6 +370,7 @@ class Supervisor:
     def _put(self, request: Dict[str, Any]) -> None:
         receive_file(self._channel, self._root, str(request["path"]), int(request["size"]))
         self._listing.learn(str(request["path"]))
+        self._disk.forget()
         self._channel.send({"op": "done"})
 
     def _reset(self, request: Dict[str, Any]) -> None:

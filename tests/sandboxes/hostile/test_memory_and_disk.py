@@ -59,9 +59,10 @@ async def test_kernel_memory_that_nothing_counts_is_refused(arena: Arena, call: 
     assert (await arena.attack(f"import ctypes; print(ctypes.CDLL(None).{call})")).stdout == "-1\n"
 
 
+@pytest.mark.timeout(120)  # thousands of directories take a while on a busy disk
 @pytest.mark.parametrize("how", DISK)
 async def test_disk_limit_holds_the_workspace(arena: Arena, how: str) -> None:
-    result = await arena.attack(filling(how), verdict="disk", disk="16M", file_size="500M", wall_time=25)
+    result = await arena.attack(filling(how), verdict="disk", disk="16M", file_size="500M", wall_time=50)
     assert result.stdout == "before\n"
     assert "limit is 16 MiB" in result.message
 
@@ -125,6 +126,30 @@ async def test_apparent_size_is_refused_or_never_read(arena: Arena) -> None:
         os.close(file)
     """
     assert (await arena.attack(code)).stdout == "File too large\nFile too large\n"
+
+
+async def test_what_is_there_already_is_tolerated_and_not_added_to(arena: Arena) -> None:
+    (arena.workspace / "large").write_bytes(b"x" * (40 << 20))
+    async with arena.open(disk="16M") as executor:
+        for _ in range(2):
+            await arena.run(executor, "import time; time.sleep(0.3)")
+        await executor.put("another", b"x" * (20 << 20))
+        await arena.run(executor, "import time; time.sleep(0.3)")
+        more = "import time\nfor i in range(4): open('more%d' % i, 'wb').write(b'x' * (1 << 20))\ntime.sleep(5)"
+        result = await arena.run(executor, more, verdict="disk")
+        assert "the limit is 16 MiB" in result.message
+        await arena.run(executor, "import os, time\nfor name in os.listdir(): os.remove(name)\ntime.sleep(0.3)")
+
+
+async def test_what_others_write_to_the_disk_is_not_the_block_s(arena: Arena) -> None:
+    for i in range(2000):  # which take longer to count than the block to start
+        (arena.workspace / f"d{i}").mkdir()
+
+    def write(*_: object) -> None:
+        (arena.workspace.parent / "other").write_bytes(b"x" * (40 << 20))
+
+    async with arena.open(disk="16M") as executor:
+        await arena.run(executor, "import time\nprint('up', flush=True)\ntime.sleep(2)", on_output=write)
 
 
 async def test_sparse_file_takes_no_space(arena: Arena) -> None:

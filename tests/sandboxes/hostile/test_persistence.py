@@ -99,10 +99,11 @@ async def test_two_runs_that_share_a_workspace_see_its_files_and_nothing_else(ar
         assert await one.get("shared") == b"one"
 
 
+@pytest.mark.timeout(120)
 async def test_five_megabytes_of_source_run(arena: Arena) -> None:
     code = "x = 1\n" + "# " + "y" * 98 + "\n"
     source = code * 50_000 + "print(x)\n"
-    async with arena.open(wall_time=30) as executor:
+    async with arena.open(wall_time=60) as executor:
         result = await executor.run(CodeBlock(source))
         assert (result.verdict, result.stdout) == ("ok", "1\n"), result.message
         await arena.assert_usable(executor)
