@@ -155,8 +155,8 @@ _CONNECTING = ((42, 203), (49, 200), (50, 201))  # connect, bind, listen
 _TRUNCATE, _FCNTL = (76, 45), (72, 25)
 _FCNTL_OUTWARD = (8, 10, 15, 1024, 1026)  # F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY
 # FIOSETOWN, SIOCSPGRP; FS_IOC_SETFLAGS, FS_IOC_SETVERSION, EXT4_IOC_SETVERSION, FS_IOC_FSSETXATTR,
-# FS_IOC_SET_ENCRYPTION_POLICY, which need nothing but a file that may be read
-_IOCTL_OUTWARD = (0x8901, 0x8902, 0x40086602, 0x40087602, 0x40086604, 0x401C5820, 0x800C6613)
+# FS_IOC_SET_ENCRYPTION_POLICY, FS_IOC_ENABLE_VERITY, which need nothing but a file that may be read
+_IOCTL_OUTWARD = (0x8901, 0x8902, 0x40086602, 0x40087602, 0x40086604, 0x401C5820, 0x800C6613, 0x40806685)
 _SOCKET, _SOCKETPAIR, _CLONE, _CLONE3, _IOCTL, _PERSONALITY = (
     (41, 198),
     (53, 199),
@@ -184,7 +184,20 @@ _SCHEDULING = ((142, 118), (144, 119), (203, 122), (314, 274))  # sched_set{para
 _SUPERVISOR = 1
 _PRIO_PROCESS, _PRIO_USER, _IOPRIO_WHO_PROCESS, _IOPRIO_WHO_USER = 0, 2, 1, 3
 _CLONE_NEW = 0x7E020000 | 0x80  # every CLONE_NEW* flag
-_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+# TIOCSTI, TIOCLINUX; FS_IOC_ADD_ENCRYPTION_KEY, FS_IOC_REMOVE_ENCRYPTION_KEY, …_ALL_USERS: with any file of an
+# encrypted file system, they lock away the files of whoever started us.
+_IOCTL_REFUSED = (0x5412, 0x541C, 0xC0506617, 0xC0406618, 0xC0406619)
+# F_SETLEASE, F_NOTIFY, F_SETDELEG: hold up whoever opens a file, or tell of it, be it the machine's own.
+_FCNTL_REFUSED = (1024, 1026, 1040)
+# SO_ATTACH_FILTER, SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF and _EBPF: programs that the kernel compiles, in memory that
+# no limit sees and that the whole machine has 500 MB of.
+_SETSOCKOPT, _SOL_SOCKET, _SOCKET_FILTERS = (54, 208), 1, (26, 50, 51, 52)
+# Huge pages that the machine has set aside count as nobody's memory. Call, index of its flags, flag.
+_HUGE_PAGES = (
+    ((9, 222), 3, 0x40000),  # mmap, MAP_HUGETLB
+    ((319, 279), 1, 0x4),  # memfd_create, MFD_HUGETLB
+    ((29, 194), 2, 0o4000),  # shmget, SHM_HUGETLB
+)
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK, _NETLINK_ROUTE = 1, 2, 10, 16, 0
 _SOCK_TYPE_MASK, _SOCK_STREAM, _SOCK_SEQPACKET = 0xF, 1, 5
 _TRUNCATE_ABI, _SIGNAL_ABI = 3, 6
@@ -229,9 +242,12 @@ def compile_filter(machine: str | None = None) -> bytes:
     # glibc falls back to clone, whose flags a filter can see.
     program += _only_for(_CLONE3[column], [_refuse(errno.ENOSYS)])
     program += _only_for(_CLONE[column], [_argument(0), (_ANY_BIT, 0, 1, _CLONE_NEW), _refuse(), _PASS])
-    program += _only_for(
-        _IOCTL[column], [_argument(1), (_EQUAL, 1, 0, _TIOCSTI), (_EQUAL, 0, 1, _TIOCLINUX), _refuse(), _PASS]
-    )
+    for numbers, refused in ((_IOCTL, _IOCTL_REFUSED), (_FCNTL, _FCNTL_REFUSED)):
+        program += _only_for(numbers[column], [_argument(1), *_any_of(refused, _refuse()), _PASS])
+    body = [_argument(2), *_any_of(_SOCKET_FILTERS, _refuse()), _PASS]
+    program += _only_for(_SETSOCKOPT[column], [_argument(1), (_EQUAL, 0, len(body) - 1, _SOL_SOCKET), *body])
+    for numbers, index, huge in _HUGE_PAGES:
+        program += _only_for(numbers[column], [_argument(index), (_ANY_BIT, 0, 1, huge), _refuse(errno.ENOMEM), _PASS])
     program += _only_for(
         _PERSONALITY[column], [_argument(0), (_EQUAL, 2, 0, 0), (_EQUAL, 1, 0, _PER_QUERY), _refuse(), _PASS]
     )

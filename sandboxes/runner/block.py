@@ -40,6 +40,9 @@ DRAIN = 0.2
 """Seconds to wait for the rest of the output after everything was killed (only an escaped process can use them)."""
 SHARED_MEMORY = "/dev/shm"  # noqa: S108
 NO_SPACE = (errno.EFBIG, errno.ENOSPC, errno.EDQUOT)
+OF_THE_USER = {"RLIMIT_RTPRIO": 0, "RLIMIT_NICE": 0, "RLIMIT_SIGPENDING": 4096}
+"""What blocks do not get of their user's: whoever makes music may starve the supervisor, by real-time priority, and
+timers and queued signals of all the user's processes come out of one store."""
 
 
 def block_rlimits(config: Dict[str, Any]) -> List[Tuple[int, int]]:
@@ -51,6 +54,11 @@ def block_rlimits(config: Dict[str, Any]) -> List[Tuple[int, int]]:
         (resource.RLIMIT_FSIZE, limits["file_size"]),
         (resource.RLIMIT_NOFILE, limits["open_files"]),
     ]
+    for name, most in OF_THE_USER.items():
+        number = getattr(resource, name, None)  # only Linux has them
+        if number is not None:
+            hard = resource.getrlimit(number)[1]
+            rlimits.append((number, most if hard == resource.RLIM_INFINITY else min(most, hard)))
     if limits.get("cpu_time") is not None:
         # The watcher counts the whole tree and is finer; this is for the case that it is starved.
         rlimits.append((resource.RLIMIT_CPU, math.ceil(limits["cpu_time"]) + 1))

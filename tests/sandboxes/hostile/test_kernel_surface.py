@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import platform
+import resource
 from collections.abc import Mapping
 
 import pytest
 
+from sandboxes import Limits
 from sandboxes.conformance.programs import ADMINISTRATION, administer
 from sandboxes.isolation.seccomp import DENIED
+from sandboxes.runner.block import block_rlimits
 from tests.sandboxes.hostile.arena import Arena
 
 COLUMN = {"x86_64": 0, "aarch64": 1}.get(platform.machine(), -1)
@@ -37,6 +40,72 @@ async def test_denied_calls_get_an_error(arena: Arena) -> None:
     calls = {name: (numbers[COLUMN] or 0, 0, 0, 0, 0, 0, 0) for name, numbers in DENIED.items() if numbers[COLUMN]}
     assert len(calls) > 40
     assert (await arena.attack(call_all(calls))).stdout == "done\n"
+
+
+async def test_what_the_kernel_has_for_all_together_is_refused(arena: Arena) -> None:
+    # Huge pages that no limit sees, programs that the kernel compiles, leases on files that others open, keys.
+    code = f"""
+    import ctypes, fcntl, os, socket, struct
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    def attempt(name, *words):
+        ctypes.set_errno(0)
+        result = libc.syscall(*(ctypes.c_long(word) for word in words))
+        print(name, "gave" if result != -1 else os.strerror(ctypes.get_errno()))
+    attempt("mmap", {(9, 222)[COLUMN]}, 0, 0, 3, 0x40022, -1, 0)  # of no length, so it never works
+    attempt("memfd_create", {(319, 279)[COLUMN]}, ctypes.addressof(ctypes.create_string_buffer(b"x")), 4)
+    one, other = socket.socketpair()
+    accept = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 1))
+    program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", 1, ctypes.addressof(accept)))
+    attempt("filter", {(54, 208)[COLUMN]}, one.fileno(), 1, 26, ctypes.addressof(program), 16)
+    open("own", "w").close()
+    file = os.open("own", os.O_RDONLY)
+    attempt("lease", {(72, 25)[COLUMN]}, file, 1024, 0)
+    attempt("notify", {(72, 25)[COLUMN]}, os.open(".", os.O_RDONLY), 1026, 1)
+    attempt("key", {(16, 29)[COLUMN]}, file, 0xC0406618, ctypes.addressof(ctypes.create_string_buffer(64)))
+    """
+    refused = "Operation not permitted"
+    expected = dict.fromkeys(("filter", "lease", "notify", "key"), refused)
+    expected |= dict.fromkeys(("mmap", "memfd_create"), "Cannot allocate memory")
+    result = await arena.attack(code)
+    assert dict(line.split(" ", 1) for line in result.stdout.splitlines()) == expected
+
+
+async def test_no_rank_before_the_supervisor(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whoever makes music may take such a rank, and hands that on to all that is started.
+    monkeypatch.setattr(resource, "getrlimit", lambda number: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    pairs = block_rlimits({"limits": Limits().model_dump(), "process_cap": "watcher"})
+    assert {(resource.RLIMIT_RTPRIO, 0), (resource.RLIMIT_NICE, 0)} <= set(pairs)
+    monkeypatch.undo()
+    code = """
+    import os
+    for attempt in (
+        lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1)),
+        lambda: os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1)),
+        lambda: os.nice(-20),
+        lambda: os.setpriority(os.PRIO_PROCESS, 0, -1),
+    ):
+        try:
+            attempt()
+            print("done")
+        except OSError:
+            pass
+    """
+    assert (await arena.attack(code)).stdout == ""
+
+
+async def test_timers_of_the_user_are_not_used_up(arena: Arena) -> None:
+    code = """
+    import ctypes, time
+    libc = ctypes.CDLL(None)
+    event = (ctypes.c_int * 16)(0, 0, 10, 0)  # SIGUSR1
+    timer = ctypes.c_void_p()
+    count = 0
+    while count < 20_000 and libc.timer_create(time.CLOCK_MONOTONIC, event, ctypes.byref(timer)) == 0:
+        count += 1
+    print(count)
+    """
+    assert 0 < int((await arena.attack(code)).stdout) <= 4096
 
 
 UNSHARE, CLONE, SETNS = (272, 97), (56, 220), (308, 268)
