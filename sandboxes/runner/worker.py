@@ -87,6 +87,9 @@ class Worker:
 
     def _confine(self, confinement: Confinement) -> None:
         try:
+            # What the user's other processes have on the way through sockets counts too, and may be a block's.
+            most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
             send_descriptors(self._job, b"+", [confinement.listen()])
         except OSError as error:
             os.write(self._job, b"-" + str(error).encode())

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -373,6 +374,33 @@ async def test_signals_interrupt_no_fork_where_a_control_group_counts(arena: Are
     print("done")
     """
     assert (await arena.attack(code)).stdout == "done\n"
+
+
+async def test_descriptors_under_way_keep_no_other_sandbox_from_working(arena: Arena) -> None:
+    # The kernel counts them for all processes of a user, and lets each send as long as they are fewer than it may open.
+    code = """
+    import array, os, socket, time
+    kept = []
+    try:
+        while True:
+            kept.append(socket.socketpair())
+            kept[-1][0].sendmsg([b"x"], [(1, 1, array.array("i", [0] * 200))])
+    except OSError as error:
+        print(error.strerror, flush=True)
+    time.sleep(60)
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))  # as it is where nobody has changed it
+    try:
+        async with arena.row.open() as running, arena.row.open() as executor:
+            block = await arena.begin(running, arena.python(code))
+            for _ in range(2):
+                result = await executor.run(CodeBlock("print(1)"))
+                assert (result.verdict, result.stdout) == ("ok", "1\n"), result
+            await running.cancel()
+            assert (await block).stdout == "Too many references: cannot splice\n"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_workspace_around_the_interpreter_is_refused() -> None:
