@@ -227,6 +227,7 @@ class DiskMeter:
     SLICE, LONG_SLICE = 0.004, 0.1
     DOUBT = 10.0
     """Seconds to find out whether a block has used up the space that went, or somebody else."""
+    SLACK = 1 << 16
     PAUSE = 10
     """Time between two measurements, as a multiple of what one takes."""
 
@@ -253,6 +254,8 @@ class DiskMeter:
     def begin(self) -> None:
         """Begin with a block. It is not blamed for what is there already: it may clean that up, but not add to it."""
         self.rest()
+        if not self._measured:  # what was counted last may be an earlier block's
+            self._next = 0.0
         self._tolerated = self._sum
         self.start(change_time())
 
@@ -291,7 +294,8 @@ class DiskMeter:
         unseen = self._gone() - max(0, self._sum - self._tolerated)
         if unseen > UNSEEN:
             used += unlinked_files(tree, self._device, unseen)
-        if used <= max(limit, self._tolerated + self._given):
+        # A file system takes some more room for what was there when it writes that back.
+        if used <= max(limit, self._tolerated + (self._tolerated >> 10) + self._given + self.SLACK):
             return None
         return "disk", "the workspace holds %s; the limit is %s" % (megabytes(used), megabytes(limit))
 
@@ -339,7 +343,7 @@ class DiskMeter:
                 if status is not None:
                     size = _space(status)
                     self._sum += size
-                    self._young += size if status.st_ctime_ns >= self._since else 0
+                    self._young += size if status.st_ctime_ns > self._since else 0
                 if count % 8 == 7 and time.monotonic() > end:
                     break
             else:
