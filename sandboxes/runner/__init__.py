@@ -26,6 +26,7 @@ MODULES = (
     "pristine",
     "hidden",
     "group",
+    "tally",
     "watch",
     "program",
     "ipython",

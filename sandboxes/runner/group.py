@@ -111,6 +111,11 @@ class MemoryGroup:
         return cls(files) if {"events", "usage", "kinds"} <= set(files) else None
 
     @property
+    def counts_cpu(self) -> bool:
+        """Whether it knows of CPU time."""
+        return "cpu" in self._files
+
+    @property
     def tables_apart(self) -> bool:
         """Whether page tables are not in `used`: see `_charged`."""
         return "kernel" in self._files

@@ -149,9 +149,18 @@ def newest_process() -> int:
         return int(file.read().split()[-1])
 
 
+def cpu_seconds(pid: int) -> float:
+    """Return CPU seconds of a process that was not waited for yet, all its threads counted, its children not.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    return time.clock_gettime((~pid << 3) | 2)  # the clock of another process, see clock_getcpuclockid(3)
+
+
 def usage(pid: int) -> Tuple[float, int]:
     """Return CPU seconds and highest resident bytes of a living process, its children not counted."""
-    cpu_time = time.clock_gettime((~pid << 3) | 2)  # the clock of another process, see clock_getcpuclockid(3)
+    cpu_time = cpu_seconds(pid)
     with open("/proc/%d/status" % pid, "rb") as file:
         for line in file:
             if line.startswith(b"VmHWM:"):

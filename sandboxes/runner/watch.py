@@ -16,6 +16,7 @@ from types import GeneratorType
 from .files import MIN_FILE, steps
 from .hidden import RESIDENT, Memory, memory_without_name, page_tables, task_fields, unlinked_files, without_vforked
 from .linux import change_time, processes
+from .tally import CpuTally
 
 TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class Watch:
         self._tmpfs: List[str] = config["tmpfs"]
         self._capped: bool = config["process_cap"] != "watcher"
         self._group = group
+        counted = group is not None and group.counts_cpu
+        self._tally = CpuTally() if self._limits.get("cpu_time") is not None and not counted else None
         self._killings_before = group.killings() if group else 0
         self._disk = disk
         disk.begin()
@@ -90,11 +93,15 @@ class Watch:
     def count_cpu_from(self, seconds: float) -> None:
         """Count CPU time from here on; what is still alive has used `seconds` together with all before it."""
         self._cpu_before = seconds
+        if self._tally is not None:
+            self._tally.begin(self._tree())
 
     def cpu_time(self) -> float:
         """Return CPU seconds of the tree so far; exact once everything is reaped."""
+        # Children of a process that ignores their end are nobody's; only a group has seen them all.
         used = self.reaped_cpu()
-        # Children of a process that ignores their end are nobody's; only the group has seen them.
+        if self._tally is not None:
+            return max(used, self._tally.seconds)
         return used if self._group is None else max(used, self._group.cpu_time())
 
     def reaped_cpu(self) -> float:
@@ -109,17 +116,21 @@ class Watch:
         """Look once; return the limit that is passed, if any."""
         started = time.monotonic()
         self.delay = LONGEST
+        tree = self._tree()
+        breach = self._check_cpu(tree) or self._check_memory(tree) or self._check_processes(tree)
+        breach = breach or self._disk.check(self._limits["disk"], tree)
+        # Many busy processes make looking slow; it must not become all that the supervisor does.
+        self.delay = max(self.delay, MOST_OF_TIME * (time.monotonic() - started))
+        return breach
+
+    def _tree(self) -> Dict[int, List[str]]:
         tree = {}
         for pid in processes(self._pid_namespace):
             try:
                 tree[pid] = task_fields(pid)
             except (OSError, IndexError):
                 continue
-        breach = self._check_cpu(tree) or self._check_memory(tree) or self._check_processes(tree)
-        breach = breach or self._disk.check(self._limits["disk"], tree)
-        # Many busy processes make looking slow; it must not become all that the supervisor does.
-        self.delay = max(self.delay, MOST_OF_TIME * (time.monotonic() - started))
-        return breach
+        return tree
 
     def _again_in(self, seconds: float) -> None:
         self.delay = min(self.delay, max(SHORTEST, seconds))
@@ -130,6 +141,10 @@ class Watch:
             return None
         # Fields 14 to 17 of proc(5): user and system time, of the process and of the children it waited for.
         used = self.reaped_cpu() + TICK * sum(int(field) for stat in tree.values() for field in stat[11:15])
+        if self._tally is not None:
+            self._tally.look(tree)
+            if self._tally.restless:
+                self._again_in(SHORTEST)
         used = max(used, self.cpu_time())
         self._again_in((limit - used) / CORES)
         if used < limit:

@@ -37,6 +37,26 @@ async def test_cpu_time_of_ended_children_counts(arena: Arena) -> None:
     await arena.attack(code, verdict="cpu_time", cpu_time=0.5)
 
 
+@pytest.mark.parametrize("grouped", [True, False], ids=["control group", "watcher alone"])
+async def test_cpu_time_of_children_whose_end_is_ignored_counts(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch, grouped: bool
+) -> None:
+    if not grouped:  # as for most users
+        monkeypatch.setattr("sandboxes.local.usable_place", lambda: None)
+    code = """
+    import os, signal, time
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        if os.fork() == 0:
+            end = time.process_time() + 0.03
+            while time.process_time() < end: pass
+            os._exit(0)
+        try: os.wait()
+        except ChildProcessError: pass
+    """
+    await arena.attack(code, verdict="cpu_time", cpu_time=0.5, wall_time=10)
+
+
 @pytest.mark.parametrize("code", ["while True: pass", "import time; time.sleep(3600)", "import signal; signal.pause()"])
 async def test_endless_block_times_out_with_partial_output(arena: Arena, code: str) -> None:
     result = await arena.attack(f"print('before')\n{code}", verdict="timeout", wall_time=0.5)
