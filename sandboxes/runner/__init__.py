@@ -27,6 +27,7 @@ MODULES = (
     "hidden",
     "group",
     "tally",
+    "disk",
     "watch",
     "program",
     "ipython",

@@ -14,6 +14,7 @@ import time
 from . import linux
 from .capture import HeadTail
 from .channel import Channel, HostGone
+from .disk import megabytes
 from .frames import (
     CONTROL,
     KEPT_STDERR,
@@ -27,7 +28,7 @@ from .frames import (
 )
 from .guard import Guard
 from .spare import PIPE_SIZE, Spare
-from .watch import Watch, megabytes
+from .watch import Watch
 from .worker import ENDED, EXEC_FAILED, EXIT_STATUS, job_bytes
 
 TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load

@@ -18,6 +18,7 @@ from . import linux
 from .block import Block, block_rlimits
 from .channel import Channel, HostGone, StartError
 from .confine import Confinement
+from .disk import DiskMeter
 from .files import DIRECTORY, Refused, empty_directory, refusal, reopen, write_file, write_new
 from .frames import MAX_CODE
 from .group import MemoryGroup, ProcessCount, Rank, Victim
@@ -29,7 +30,7 @@ from .preload import preload
 from .pristine import Pristine
 from .spare import Spare
 from .transfer import receive_file, send_file
-from .watch import DiskMeter, Watch
+from .watch import Watch
 from .worker import prepare_streams
 
 TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
