@@ -111,8 +111,7 @@ class Kernel(Block):
 
     def close(self) -> None:
         """End the kernel and all it has started, and release what we hold of it."""
-        if not self._reaped:
-            self._kill()
+        self._kill()  # also where the kernel has ended by itself: what it has started has not
         self._spare.close()
 
     def interrupt(self) -> None:

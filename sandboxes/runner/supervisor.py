@@ -211,7 +211,7 @@ class Supervisor:
         spec = find_kernel(str(request["name"])) if request["name"] else None
         self._disk.give(KERNEL_FILES)
         file = os.path.join(request["directory"], "connection.json")
-        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as connection:
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as connection:
             connection.write(json.dumps(request["connection"]))
         if self._ahead is None:
             self._prepare()
@@ -375,7 +375,8 @@ class Supervisor:
         self._channel.send({"op": "done"})
 
     def _reset(self, request: Dict[str, Any]) -> None:
-        """Forget all that blocks have left, which is files, and what they have made of the directories themselves."""
+        """Forget all that blocks have left: a kernel, files, and what they have made of the directories themselves."""
+        self._close_kernel()  # first, or what it has started would go on writing files
         for path in (self._config["workspace"], *self._config["tmpfs"], *self._config["scratch"]):
             empty_directory(path)
         for directory in self._pristine:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from sandboxes import CodeBlock
+from sandboxes.conformance.canaries import tagged
 from sandboxes.runner.files import remove_tree
 from tests.sandboxes.hostile.arena import Arena
 
@@ -119,6 +120,36 @@ async def test_tree_10000_directories_deep_is_bounded_and_removed(arena: Arena) 
         assert (await executor.run(CodeBlock("print(1)"))).stdout == "1\n"
     remove_tree(str(arena.workspace))
     assert not arena.workspace.exists()
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["", "import threading, os; threading.Timer(0.2, os._exit, [3]).start()"],
+    ids=["kernel alive", "kernel ended"],
+)
+async def test_nothing_goes_on_after_a_reset(arena: Arena, end: str) -> None:
+    writer = """
+import os, sys, time
+while True:
+    for path in ("left.py", os.environ["HOME"] + "/left"):
+        try: open(path, "w").close()
+        except OSError: pass
+    time.sleep(0.001)
+"""
+    code = f"""
+    import subprocess, sys, time
+    subprocess.Popen([sys.executable, "-c", {writer!r}, HOST["tag"]], start_new_session=True)
+    time.sleep(0.3)
+    """
+    async with arena.open() as executor:
+        await executor.run(arena.python(code))
+        if arena.row.keeps_state:
+            await executor.run(CodeBlock(end))
+            await asyncio.sleep(0.5)  # for the end of a kernel that nobody speaks with
+        await executor.reset()
+        look = "import os; print([os.path.exists(path) for path in ('left.py', os.environ['HOME'] + '/left')])"
+        assert (await executor.run(CodeBlock(look))).stdout == "[False, False]\n"
+        assert not tagged(arena.tag)
 
 
 async def test_directories_are_like_new_after_a_reset(arena: Arena) -> None:
