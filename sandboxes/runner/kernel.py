@@ -127,7 +127,7 @@ class Kernel(Block):
         return self._busy
 
     def attend(self) -> "Optional[Dict[str, Any]]":
-        """Wait for the next request, and look after the kernel meanwhile; None if that has come to its end.
+        """Wait for the next request, and look after the kernel meanwhile; None if it and all it has started have ended.
 
         Raises:
             HostGone: nobody is left who could ask.
@@ -144,9 +144,10 @@ class Kernel(Block):
                 breach = self._watch.sample()
                 if breach is not None:
                     self._end(*breach)
-                    return None
+                    break
                 self._next_sample = time.monotonic() + (self._watch.delay if self._busy else RESTING)
             self._wait(max(0.0, self._next_sample - time.monotonic()))
+        self._kill()  # now, and not when the next cell comes: nobody watches what it has started any more
         return None
 
     def _take_requests(self) -> None:

@@ -152,6 +152,32 @@ while True:
         assert not tagged(arena.tag)
 
 
+BETWEEN = {
+    "memory": "import time; time.sleep(1); held = bytearray(b'x' * (400 << 20)); time.sleep(60)",
+    "disk": "import time; time.sleep(1); open('large', 'wb').write(bytes(100 << 20)); time.sleep(60)",
+    "kernel ended": "import os, sys, time; time.sleep(1); os.kill(int(sys.argv[2]), 9); time.sleep(60)",
+}
+
+
+@pytest.mark.parametrize("how", BETWEEN)
+async def test_limits_hold_between_cells(arena: Arena, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    if not arena.row.keeps_state:
+        pytest.skip("nothing of a block goes on after it")
+    monkeypatch.setattr("sandboxes.local.usable_place", lambda: None)  # as for most users
+    code = f"""
+    import os, subprocess, sys
+    subprocess.Popen([sys.executable, "-c", {BETWEEN[how]!r}, HOST["tag"], str(os.getpid())], start_new_session=True)
+    """
+    async with arena.open(memory="200M", disk="64M") as executor:
+        assert (await executor.run(arena.python(code))).verdict == "ok"
+        async with asyncio.timeout(10):
+            while tagged(arena.tag):  # what ended the kernel, or passed a limit, does not wait for the next cell
+                await asyncio.sleep(0.05)
+        result = await executor.run(CodeBlock("print(1)"))
+        assert result.verdict == ("failed" if how == "kernel ended" else how), result
+        await arena.assert_usable(executor)
+
+
 async def test_directories_are_like_new_after_a_reset(arena: Arena) -> None:
     look = """
     import fcntl, os
