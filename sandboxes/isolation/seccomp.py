@@ -53,6 +53,8 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     # kernel memory that no limit sees: 64 GB of semaphores, 500 MB of messages (System V; POSIX has its own bounds)
     "semget": (64, 190),
     "msgget": (68, 186),
+    # a page in a pipe holds the huge page around it, 2 MiB that nobody maps any more
+    "vmsplice": (278, 75),
     # message queues would outlive a block
     "mq_open": (240, 180),
     # large kernel surfaces
@@ -190,8 +192,8 @@ _IOCTL_REFUSED = (0x5412, 0x541C, 0xC0506617, 0xC0406618, 0xC0406619)
 # F_SETLEASE, F_NOTIFY, F_SETDELEG: hold up whoever opens a file, or tell of it, be it the machine's own.
 _FCNTL_REFUSED = (1024, 1026, 1040)
 # SO_ATTACH_FILTER, SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF and _EBPF: programs that the kernel compiles, in memory that
-# no limit sees and that the whole machine has 500 MB of.
-_SETSOCKOPT, _SOL_SOCKET, _SOCKET_FILTERS = (54, 208), 1, (26, 50, 51, 52)
+# no limit sees and that the whole machine has 500 MB of. SO_ZEROCOPY: as vmsplice.
+_SETSOCKOPT, _SOL_SOCKET, _SOCKET_REFUSED = (54, 208), 1, (26, 50, 51, 52, 60)
 # Huge pages that the machine has set aside count as nobody's memory. Call, index of its flags, flag.
 _HUGE_PAGES = (
     ((9, 222), 3, 0x40000),  # mmap, MAP_HUGETLB
@@ -244,7 +246,7 @@ def compile_filter(machine: str | None = None) -> bytes:
     program += _only_for(_CLONE[column], [_argument(0), (_ANY_BIT, 0, 1, _CLONE_NEW), _refuse(), _PASS])
     for numbers, refused in ((_IOCTL, _IOCTL_REFUSED), (_FCNTL, _FCNTL_REFUSED)):
         program += _only_for(numbers[column], [_argument(1), *_any_of(refused, _refuse()), _PASS])
-    body = [_argument(2), *_any_of(_SOCKET_FILTERS, _refuse()), _PASS]
+    body = [_argument(2), *_any_of(_SOCKET_REFUSED, _refuse()), _PASS]
     program += _only_for(_SETSOCKOPT[column], [_argument(1), (_EQUAL, 0, len(body) - 1, _SOL_SOCKET), *body])
     for numbers, index, huge in _HUGE_PAGES:
         program += _only_for(numbers[column], [_argument(index), (_ANY_BIT, 0, 1, huge), _refuse(errno.ENOMEM), _PASS])

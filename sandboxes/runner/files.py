@@ -132,8 +132,18 @@ class Upload:
                 os.replace(self._temporary, self._name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
             else:
                 os.unlink(self._temporary, dir_fd=self._parent)
+        except OSError:
+            if keep:  # what a kernel goes on with has put a directory in the way, say
+                self._forget()
+            raise
         finally:
             os.close(self._parent)
+
+    def _forget(self) -> None:
+        try:
+            os.unlink(self._temporary, dir_fd=self._parent)
+        except OSError:
+            pass
 
 
 def write_file(root: int, path: str, data: bytes) -> None:

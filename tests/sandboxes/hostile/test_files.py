@@ -6,11 +6,13 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from pathlib import Path
 
 import pytest
 
 from sandboxes import CodeBlock, UnsafePath
 from sandboxes.conformance.programs import ODD_NAMES, PLANTED_MODULES, UNSAFE, WAYS_OUT, link, links_out
+from sandboxes.runner.files import DIRECTORY, Upload
 from tests.sandboxes.hostile.arena import Arena
 
 
@@ -255,3 +257,17 @@ async def test_empty_tuple_or_comment_as_code_is_nothing_special(arena: Arena) -
         for code in ("a\0b", "\ud800"):
             assert (await executor.run(CodeBlock(code))).verdict == "failed"
         await arena.assert_usable(executor)
+
+
+def test_upload_whose_place_was_taken_meanwhile_leaves_nothing(tmp_path: Path) -> None:
+    # By what a kernel has started, which goes on while files are put.
+    root = os.open(tmp_path, DIRECTORY)
+    try:
+        upload = Upload(root, "a")
+        upload.write(b"new")
+        (tmp_path / "a").mkdir()
+        with pytest.raises(OSError, match="directory"):
+            upload.finish(keep=True)
+    finally:
+        os.close(root)
+    assert os.listdir(tmp_path) == ["a"]

@@ -185,7 +185,7 @@ def test_common_filter(machine: str) -> None:
         *[("ioctl", (3, command), "EPERM") for command in (0xC0506617, 0xC0406618, 0xC0406619)],
         *[("fcntl", (3, command), "EPERM") for command in (1024, 1026, 1040)],
         *[("fcntl", (3, command), ALLOW) for command in (0, 1, 2, 3, 4, 6, 8, 1025, 1030, 1031, 1033)],
-        *[("setsockopt", (3, 1, option), "EPERM") for option in (26, 50, 51, 52)],
+        *[("setsockopt", (3, 1, option), "EPERM") for option in (26, 50, 51, 52, 60)],
         ("setsockopt", (3, 1, 7), ALLOW),
         ("setsockopt", (3, 6, 26), ALLOW),
         ("mmap", (0, 4096, 3, 0x22, -1, 0), ALLOW),
