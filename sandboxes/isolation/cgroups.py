@@ -20,12 +20,22 @@ from pathlib import Path
 from typing import Self
 
 from sandboxes.isolation.handover import close_all
-from sandboxes.isolation.hierarchy import CPU, MEMORY, PIDS, Place, find_place, is_top, own_groups
+from sandboxes.isolation.hierarchy import (
+    CPU,
+    MEMORY,
+    OWNERS,
+    PIDS,
+    PREFIX,
+    Place,
+    find_place,
+    is_owners,
+    is_top,
+    own_groups,
+)
 from sandboxes.runner.group import ENTER
 from sandboxes.runner.linux import stat_fields
 from sandboxes.types import Limits
 
-PREFIX = "agentexec."
 HEADROOM = 64 << 20
 """Bytes of a group beyond what the runner has and the block may have: the watcher gives the block all of its limit, and
 the group is there for what is faster than the watcher."""
@@ -228,7 +238,7 @@ def _pass_on(place: Place) -> None:
         if {MEMORY, PIDS} <= set(control.read_text().split()):
             return
         if not is_top(parent):
-            leaf = parent / f"{PREFIX}{_namespace()}-{os.getpid()}-{_start_time(os.getpid())}-owner"
+            leaf = parent / f"{PREFIX}{_namespace()}-{os.getpid()}-{_start_time(os.getpid())}{OWNERS}"
             leaf.mkdir(exist_ok=True)
             for pid in (parent / "cgroup.procs").read_text().split():
                 with contextlib.suppress(ProcessLookupError):
@@ -250,7 +260,8 @@ def remove_stale(parent: Path) -> list[str]:
         path = parent / name
         if _is_abandoned(path):
             group = ControlGroup(2, {MEMORY: path})
-            group.kill()
+            if not is_owners(name):  # whoever is left in there is no block: the owner has started it for itself
+                group.kill()
             group.close()
             if not path.exists():
                 removed.append(str(path))

@@ -12,6 +12,8 @@ from sandboxes.runner.linux import stat_fields
 MEMORY, PIDS, CPU = "memory", "pids", "cpuacct"
 """The controllers that are used, by their names in version 1. CPU time is counted in version 2 without one."""
 PROC = Path("/proc/self")
+PREFIX, OWNERS = "agentexec.", "-owner"
+"""How the names of our groups begin; how that of one ends in which the owner of the others is, beside them."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def find_place(proc: Path = PROC) -> Place | None:
 
 def _unified(mount: Path, own: Path) -> Place | None:
     """Look for the nearest group, from our own upwards, that we may divide; so what limits us limits blocks too."""
-    directory = own
+    directory = own.parent if is_owners(own.name) else own  # where groups of ours have gone before
     while True:
         if may_make(directory):
             everything = dict.fromkeys((MEMORY, PIDS, CPU), directory)
@@ -92,6 +94,11 @@ def _unified(mount: Path, own: Path) -> Place | None:
         if directory == mount or not directory.is_relative_to(mount):
             return None
         directory = directory.parent
+
+
+def is_owners(name: str) -> bool:
+    """Whether a group of this name is one that an owner of ours has moved into."""
+    return name.startswith(PREFIX) and name.endswith(OWNERS)
 
 
 def may_make(directory: Path) -> bool:

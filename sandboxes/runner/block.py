@@ -47,7 +47,7 @@ timers and queued signals of all the user's processes come out of one store."""
 
 
 def block_rlimits(config: Dict[str, Any]) -> List[Tuple[int, int]]:
-    """Return the (resource, value) pairs that a worker sets on itself."""
+    """Return the (resource, value) pairs that a worker sets on itself; none is above what we may have ourselves."""
     limits = config["limits"]
     rlimits = [
         # 1, not 0: a core pattern that is a pipe ignores 0, and treats 1 as "none" (kernel, fs/coredump.c).
@@ -58,15 +58,19 @@ def block_rlimits(config: Dict[str, Any]) -> List[Tuple[int, int]]:
     for name, most in OF_THE_USER.items():
         number = getattr(resource, name, None)  # only Linux has them
         if number is not None:
-            hard = resource.getrlimit(number)[1]
-            rlimits.append((number, most if hard == resource.RLIM_INFINITY else min(most, hard)))
+            rlimits.append((number, most))
     if limits.get("cpu_time") is not None:
         # The watcher counts the whole tree and is finer; this is for the case that it is starved.
         rlimits.append((resource.RLIMIT_CPU, math.ceil(limits["cpu_time"]) + 1))
     if config["process_cap"] == "rlimit":
         own = len(os.listdir("/proc/self/task"))  # preloaded libraries may have started threads
         rlimits.append((resource.RLIMIT_NPROC, limits["processes"] + own))
-    return rlimits
+    return [(number, _at_most_ours(number, value)) for number, value in rlimits]
+
+
+def _at_most_ours(number: int, value: int) -> int:
+    hard = resource.getrlimit(number)[1]
+    return value if hard == resource.RLIM_INFINITY else min(value, hard)
 
 
 class Block:

@@ -46,6 +46,7 @@ from sandboxes.isolation import bwrap, landlock
 from tests.sandboxes.backends import (
     BACKENDS,
     DOCKER,
+    LOCAL,
     NONE,
     Backend,
     containers,
@@ -654,3 +655,26 @@ def test_the_exports_are_pinned() -> None:
         "cancelled",
         "lost",
     )
+
+
+MODEST = """
+import asyncio, resource, sys
+from sandboxes import CodeBlock, Limits, open_executor
+for name, most in (("CORE", 0), ("NOFILE", 300), ("FSIZE", 50 << 20), ("RTPRIO", 0)):
+    resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
+async def main():
+    limits = Limits(open_files=2000, file_size="100M")
+    async with open_executor("local", isolation=sys.argv[1], limits=limits) as executor:
+        code = "import resource\\nfor name in ('CORE', 'NOFILE', 'FSIZE'): "
+        code += "print(resource.getrlimit(getattr(resource, f'RLIMIT_{name}')))"
+        result = await executor.run(CodeBlock(code))
+        print(result.verdict, result.stdout, result.stderr)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("isolation", ["bwrap", "landlock", "none"])
+def test_limits_above_what_the_caller_itself_may_have_come_down_to_that(isolation: str) -> None:
+    require_engine(LOCAL.installed(), LOCAL.engine)
+    done = subprocess.run([sys.executable, "-c", MODEST, isolation], capture_output=True, text=True, timeout=50)
+    assert done.stdout == f"ok (0, 0)\n(300, 300)\n{(50 << 20, 50 << 20)}\n \n", done.stderr

@@ -15,8 +15,8 @@ import pytest
 
 from sandboxes import CodeBlock, Executor, Limits, open_executor
 from sandboxes.isolation import cgroups
-from sandboxes.isolation.cgroups import HEADROOM, PREFIX, ControlGroup, remove_abandoned, usable_place
-from sandboxes.isolation.hierarchy import CPU, MEMORY, PIDS, Place, find_place
+from sandboxes.isolation.cgroups import HEADROOM, ControlGroup, remove_abandoned, remove_stale, usable_place
+from sandboxes.isolation.hierarchy import CPU, MEMORY, OWNERS, PIDS, PREFIX, Place, find_place
 from tests.sandboxes.backends import LOCAL, local_runner, require_engine
 
 PLACE = usable_place()
@@ -100,6 +100,32 @@ def test_own_group_is_divided_if_nobody_else_is_in_it(tmp_path: Path) -> None:
     }
     for file in (*first.values(), *opened.values()):
         os.close(file)
+
+
+def test_divided_group_is_not_divided_again(tmp_path: Path) -> None:
+    tree = Hierarchy(tmp_path, f"/delegated.scope/{PREFIX}1-2-3{OWNERS}")
+    tree.group("").joinpath("cgroup.procs").unlink()
+    scope = tree.group("delegated.scope", on="memory pids")
+    tree.group(f"delegated.scope/{PREFIX}1-2-3{OWNERS}", procs=(os.getpid(),))
+    assert find_place(tree.proc) == Place(2, dict.fromkeys((MEMORY, PIDS, CPU), scope))
+
+
+def test_what_a_killed_owner_has_started_for_itself_lives_on(tmp_path: Path) -> None:
+    namespace = os.stat("/proc/self/ns/pid").st_ino
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        for end, lives in ((OWNERS, True), ("-0123abcd", False)):
+            group = tmp_path / f"{PREFIX}{namespace}-{2**22 + 1}-1{end}"  # no process has such an id
+            group.mkdir()
+            (group / "cgroup.kill").mkdir()  # as where the kernel has no such file yet
+            (group / "cgroup.procs").write_text(f"{child.pid}\n")
+            remove_stale(tmp_path)
+            if not lives:
+                child.wait(5)
+            assert (child.poll() is None) == lives
+    finally:
+        child.kill()
+        child.wait()
 
 
 def test_own_group_is_left_alone_if_others_are_in_it(tmp_path: Path) -> None:
