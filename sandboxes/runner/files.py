@@ -212,8 +212,10 @@ def steps(root: int, remove: bool = False) -> Iterator[Step]:
         root: Descriptor of the directory.
         remove: Whether empty directories are removed instead of entered, which takes a tenth of the time.
     """
-    reopen(root)
-    current = os.open(".", DIRECTORY, dir_fd=root)
+    again = _enter(root, ".")
+    if again is None:  # a kernel, which goes on while we look, locks it again and again
+        return
+    current = again
     prefix = ""
     levels: List[Tuple[int, List[str], int, int]] = []  # length of the prefix, names to enter, device and inode
     todo: List[str] = []
@@ -282,8 +284,10 @@ def _lstat(directory: int, name: str) -> Optional[os.stat_result]:
 
 
 def _enter(current: int, name: str) -> Optional[int]:
-    for _ in range(2):
+    for _ in range(3):
         try:
+            if name == ".":
+                reopen(current)
             directory = os.open(name, DIRECTORY, dir_fd=current)
             reopen(directory)  # without the right to search it, there would be no way back
             return directory
@@ -315,6 +319,24 @@ def set_mode(directory: int, name: str, mode: int) -> None:
         os.close(file)
 
 
+def _open_locked(path: str) -> Optional[int]:
+    """Return a descriptor of a directory whose mode may keep even its owner out; None if there is none."""
+    try:
+        return os.open(path, DIRECTORY)
+    except PermissionError:
+        above, name = os.path.split(path.rstrip("/"))
+    except OSError:
+        return None
+    try:
+        parent = os.open(above or ".", (O_PATH or os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return _enter(parent, name)
+    finally:
+        os.close(parent)
+
+
 def remove_tree(path: str) -> None:
     """Remove a directory and all below it, however deep, wide or unreadable. What cannot be removed stays."""
     empty_directory(path)
@@ -335,9 +357,8 @@ def _removed(directory: int, name: str) -> bool:
 def empty_directory(path: str, seconds: float = 1e9) -> bool:
     """Remove all below a directory, however deep, wide or unreadable; return false if time ran out before the end."""
     end = time.monotonic() + seconds
-    try:
-        root = os.open(path, DIRECTORY)
-    except OSError:
+    root = _open_locked(path)
+    if root is None:
         return True
     try:
         for directory, name, _, status in steps(root, remove=True):

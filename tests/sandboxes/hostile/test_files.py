@@ -12,7 +12,7 @@ import pytest
 
 from sandboxes import CodeBlock, UnsafePath
 from sandboxes.conformance.programs import ODD_NAMES, PLANTED_MODULES, UNSAFE, WAYS_OUT, link, links_out
-from sandboxes.runner.files import DIRECTORY, Upload
+from sandboxes.runner.files import DIRECTORY, Upload, remove_tree
 from tests.sandboxes.hostile.arena import Arena
 
 
@@ -257,6 +257,38 @@ async def test_empty_tuple_or_comment_as_code_is_nothing_special(arena: Arena) -
         for code in ("a\0b", "\ud800"):
             assert (await executor.run(CodeBlock(code))).verdict == "failed"
         await arena.assert_usable(executor)
+
+
+async def test_workspace_that_is_locked_again_and_again_ends_nothing(arena: Arena) -> None:
+    if not arena.row.keeps_state:
+        pytest.skip("nothing of a block goes on while its files are looked at")
+    locker = """
+import os
+os.makedirs("d/e")
+here = os.getcwd()
+while True:
+    for mode in (0, 0o700): os.chmod(here, mode)
+"""
+    code = f"""
+    import subprocess, sys
+    subprocess.Popen([sys.executable, "-c", {locker!r}, HOST["tag"]], start_new_session=True)
+    """
+    async with arena.open() as executor:
+        assert (await executor.run(arena.python(code))).verdict == "ok"
+        for number in range(25):
+            assert (await executor.run(CodeBlock(f"print({number})"))).stdout == f"{number}\n"
+        await executor.reset()
+        assert (await executor.run(CodeBlock("import os; print(os.listdir('.'))"))).stdout == "[]\n"
+
+
+def test_locked_directory_is_emptied_and_removed(tmp_path: Path) -> None:
+    place = tmp_path / "workspace"
+    (place / "inner").mkdir(parents=True)
+    (place / "inner" / "file").touch()
+    for path in (place / "inner", place):
+        path.chmod(0)
+    remove_tree(str(place))
+    assert not place.exists()
 
 
 def test_upload_whose_place_was_taken_meanwhile_leaves_nothing(tmp_path: Path) -> None:
