@@ -10,6 +10,7 @@ docs/CGROUP_DELEGATION.md.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import signal
@@ -43,6 +44,8 @@ COMING_UP = 4 << 30
 """Bytes for a runner that comes up, preloads included; then `settle` knows how many it has."""
 KILL_TIME = 2.0
 """Seconds for the members of a group to die."""
+MOVE_TIME = 1.0
+"""Seconds to catch those that fork while they are moved."""
 
 FILES: Mapping[int, Mapping[str, tuple[str, str, int]]] = {
     2: {
@@ -240,10 +243,22 @@ def _pass_on(place: Place) -> None:
         if not is_top(parent):
             leaf = parent / f"{PREFIX}{_namespace()}-{os.getpid()}-{_start_time(os.getpid())}{OWNERS}"
             leaf.mkdir(exist_ok=True)
-            for pid in (parent / "cgroup.procs").read_text().split():
-                with contextlib.suppress(ProcessLookupError):
-                    (leaf / "cgroup.procs").write_text(pid)
-        control.write_text(f"+{MEMORY} +{PIDS}")
+            _move_all(parent, leaf)
+        end = time.monotonic() + MOVE_TIME
+        while True:
+            try:
+                control.write_text(f"+{MEMORY} +{PIDS}")
+                return
+            except OSError as error:
+                if error.errno != errno.EBUSY or is_top(parent) or time.monotonic() > end:
+                    raise
+            _move_all(parent, leaf)  # one of them, a launcher say, has forked meanwhile
+
+
+def _move_all(parent: Path, leaf: Path) -> None:
+    for pid in (parent / "cgroup.procs").read_text().split():
+        with contextlib.suppress(ProcessLookupError):
+            (leaf / "cgroup.procs").write_text(pid)
 
 
 def remove_stale(parent: Path) -> list[str]:
