@@ -127,7 +127,7 @@ def test_a_silent_server_is_given_up_after_so_long(cli: Cli, asked: OpenAIServer
 def test_models_together_are_asked_no_faster_than_so_attempts_included(cli: Cli, asked: OpenAIServer) -> None:
     asked.faults = [Fault("status", status=500, body=error_body("down"))]
     asked.replies["coder"] = [CODE] * 9
-    limits = ("--requests-per-minute", "3", "--deadline", "10")
+    limits = ("--requests-per-minute", "3", "--deadline", "18")
     done = cli("solve", "6 * 7?", "-m", "one", "--coder-model", "two", "--no-plan", "--code-mode", "tools", *limits)
     assert done.returncode == 1
     assert "deadline" in done.stderr
