@@ -285,8 +285,15 @@ async def test_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyP
     before = dict(os.environ)
     with Canaries() as canaries:
         assert list(tmp_path.iterdir())
-        left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", canaries.tag])
-    assert left.wait() == -signal.SIGKILL
+        code = "import time; print('up', flush=True); time.sleep(60)"
+        left = subprocess.Popen([sys.executable, "-c", code, canaries.tag], stdout=subprocess.PIPE)
+        assert left.stdout is not None
+        left.stdout.readline()  # at the very moment of its execution, a process has no arguments yet
+    try:
+        assert left.wait(20) == -signal.SIGKILL
+    finally:
+        left.kill()
+        left.communicate()
     await diagnose([Plain("nothing", "")][:0], default=Plain("nothing", ""))
     assert dict(os.environ) == before
     assert list(tmp_path.iterdir()) == []
