@@ -15,11 +15,11 @@ demo: setup ## solve a real task in the real sandbox, with the model's side play
 	  --file $(DEMO)/sunspots.csv --workspace demo-output
 
 test: setup ## run the tests; AGENTEXEC_REQUIRE_ENGINES=1 makes a missing engine a failure
-	@sh .ci/side-by-side $(SIDE_BY_SIDE) -m "not machine and not matrix"
-	$(PYTHON) -m pytest -q -m "machine and not matrix"
+	@sh .ci/tests $(SIDE_BY_SIDE) -m "not machine and not matrix"
+	@sh .ci/tests -m "machine and not matrix"
 
 matrix: test ## run the tests, and then each case on every backend; `test` runs it on the first and on one more
-	@sh .ci/side-by-side $(SIDE_BY_SIDE) -m matrix
+	@sh .ci/tests $(SIDE_BY_SIDE) -m matrix
 
 check: setup ## lint, format, types, layering
 	$(PYTHON) -m ruff check .
