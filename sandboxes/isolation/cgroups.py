@@ -101,7 +101,7 @@ class ControlGroup:
             remove_stale(parent)
         if place.divide:
             _pass_on(place)
-        name = f"{PREFIX}{_namespace()}-{os.getpid()}-{_start_time(os.getpid())}-{secrets.token_hex(4)}"
+        name = f"{_own_prefix()}-{secrets.token_hex(4)}"
         group = cls(place.version, {})
         try:
             for controller, parent in place.parents.items():
@@ -240,19 +240,21 @@ def _pass_on(place: Place) -> None:
         control = parent / "cgroup.subtree_control"
         if {MEMORY, PIDS} <= set(control.read_text().split()):
             return
-        if not is_top(parent):
-            leaf = parent / f"{PREFIX}{_namespace()}-{os.getpid()}-{_start_time(os.getpid())}{OWNERS}"
-            leaf.mkdir(exist_ok=True)
-            _move_all(parent, leaf)
+        if is_top(parent):
+            control.write_text(f"+{MEMORY} +{PIDS}")
+            return
+        leaf = parent / f"{_own_prefix()}{OWNERS}"
+        leaf.mkdir(exist_ok=True)
         end = time.monotonic() + MOVE_TIME
         while True:
+            _move_all(parent, leaf)
             try:
                 control.write_text(f"+{MEMORY} +{PIDS}")
                 return
             except OSError as error:
-                if error.errno != errno.EBUSY or is_top(parent) or time.monotonic() > end:
+                # One of them, a launcher say, may have forked meanwhile.
+                if error.errno != errno.EBUSY or time.monotonic() > end:
                     raise
-            _move_all(parent, leaf)  # one of them, a launcher say, has forked meanwhile
 
 
 def _move_all(parent: Path, leaf: Path) -> None:
@@ -307,6 +309,11 @@ def _is_abandoned(path: Path) -> bool:
         return path.exists()  # it is the process that is not there
     except OSError:
         return False
+
+
+def _own_prefix() -> str:
+    """Return what the names of this process's groups begin with; `_is_abandoned` takes them apart."""
+    return f"{PREFIX}{_namespace()}-{os.getpid()}-{_start_time(os.getpid())}"
 
 
 def _namespace() -> str:

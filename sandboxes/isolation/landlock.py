@@ -6,11 +6,9 @@ are those of linux/landlock.h; what each version of the interface (ABI) brought 
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
 import platform
-import sys
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,11 +18,9 @@ from sandboxes.errors import SandboxUnavailable
 from sandboxes.isolation.bwrap import ETC, ETC_NETWORK, SYSTEM
 from sandboxes.isolation.interpreter import Interpreter
 from sandboxes.isolation.seccomp import AUDIT_ARCH, asked_calls, compile_filter, compile_shared_filter
+from sandboxes.runner.confine import SCOPE_ABI, landlock_abi
 from sandboxes.types import Limits
 
-_CREATE_RULESET, _VERSION = 444, 1  # the same on every architecture; see landlock_create_ruleset(2)
-SCOPE_ABI = 6
-"""Since then (Linux 6.12) Landlock sees signals and abstract sockets."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 MISSING = (
     "Landlock is not available here: it needs Linux 5.13 or newer with CONFIG_SECURITY_LANDLOCK, and 'landlock' among "
@@ -35,11 +31,8 @@ MISSING = (
 
 @functools.cache
 def abi() -> int:
-    """Return the version of the kernel's Landlock interface; 0 where there is none, or it is switched off."""
-    if not sys.platform.startswith("linux"):
-        return 0
-    libc = ctypes.CDLL(None, use_errno=True)
-    return max(0, int(libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)))
+    """Return the version of the kernel's Landlock interface, as `landlock_abi` does; it stays what it is."""
+    return landlock_abi()
 
 
 def usable() -> bool:

@@ -31,6 +31,7 @@ FOR_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 BIND_TCP, CONNECT_TCP = 1, 2
 ABSTRACT_SOCKETS, SIGNALS = 1, 2
 REFER_ABI, NETWORK_ABI, SCOPE_ABI = 2, 4, 6
+"""Versions since which it knows of moves between directories; of TCP; of signals and abstract sockets (Linux 6.12)."""
 
 PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24
 PR_SET_SECUREBITS, NOROOT = 28, 0x2F
@@ -54,6 +55,13 @@ def _check(result: int, what: str) -> int:
         error = ctypes.get_errno()
         raise OSError(error, "%s: %s" % (what, os.strerror(error)))
     return result
+
+
+def landlock_abi() -> int:
+    """Return the version of the kernel's Landlock interface; 0 where there is none, or it is switched off."""
+    if not sys.platform.startswith("linux"):
+        return 0
+    return max(0, int(linux.LIBC.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), VERSION)))
 
 
 def _new_ruleset(abi: int, files: int, network: int, scoped: int) -> int:
@@ -96,9 +104,7 @@ class WritingHold:
 
     def __init__(self, places: List[str]) -> None:
         self._ruleset = -1
-        if not sys.platform.startswith("linux"):
-            return
-        abi = int(linux.LIBC.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), VERSION))
+        abi = landlock_abi()
         if abi < REFER_ABI:  # before, it would forbid all moves between directories
             return
         self._ruleset = _new_ruleset(abi, WRITE_FILE | REFER, 0, 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import time
-from types import GeneratorType
 
 from .files import MIN_FILE, steps
 from .hidden import unlinked_files
@@ -13,7 +12,7 @@ from .linux import change_time
 
 TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
 if TYPE_CHECKING:
-    from typing import Dict, Iterator, List, Optional, Tuple
+    from typing import Dict, Generator, List, Optional, Tuple
 
     from .files import Step
 
@@ -45,7 +44,7 @@ class DiskMeter:
         self._root = root
         self._others = others
         self._device = os.fstat(root).st_dev
-        self._walk: Optional[Iterator[Step]] = None
+        self._walk: Optional[Generator[Step, None, None]] = None
         self._sum = 0
         self._young = 0
         self._since = 0
@@ -64,8 +63,6 @@ class DiskMeter:
     def begin(self) -> None:
         """Begin with a block. It is not blamed for what is there already: it may clean that up, but not add to it."""
         self.rest()
-        if not self._measured:  # what was counted last may be an earlier block's
-            self._next = 0.0
         self._tolerated = self._sum
         self.start(change_time())
 
@@ -86,7 +83,7 @@ class DiskMeter:
 
     def rest(self) -> None:
         """Give up an unfinished measurement, whose descriptors a fork would inherit."""
-        if isinstance(self._walk, GeneratorType):
+        if self._walk is not None:
             self._walk.close()
             self._walk, self._next, self._measured = None, 0.0, False
 
@@ -94,11 +91,7 @@ class DiskMeter:
         """Measure for a slice of time; return whether the block made the directory larger than it may be."""
         self._look(self.SLICE)
         if not self._measured:
-            if self._walk is not None:
-                return self._check_space(limit)
-            self._measured = True
-            # The block's part is no more than what is younger than it, and no more than the space that went.
-            self._tolerated = self._sum - min(self._young, max(0, self._gone()))
+            return self._check_space(limit)
         used = self._sum
         # A file that was removed and is still open takes space too.
         unseen = self._gone() - max(0, self._sum - self._tolerated)
@@ -131,13 +124,12 @@ class DiskMeter:
         if self._walk is not None or used > UNSEEN or self._sum + used > limit:
             self._walk, self._next = None, 0.0
             self._look(seconds)
-            self._measured = self._walk is None
 
     def _gone(self) -> int:
         """Return how much less space is free than when the block started."""
         return self._free - self._free_bytes()
 
-    def _walk_all(self) -> Iterator[Step]:
+    def _walk_all(self) -> Generator[Step, None, None]:
         for root in (self._root, *self._others):
             yield from steps(root)
 
@@ -163,6 +155,10 @@ class DiskMeter:
         self._busy += time.monotonic() - now
         if self._walk is None:
             self._next = now + self._busy * self.PAUSE
+            if not self._measured:
+                self._measured = True
+                # The block's part is no more than what is younger than it, and no more than the space that went.
+                self._tolerated = self._sum - min(self._young, max(0, self._gone()))
 
 
 def _space(status: os.stat_result) -> int:

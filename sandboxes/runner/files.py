@@ -224,16 +224,7 @@ def steps(root: int, remove: bool = False) -> Iterator[Step]:
         while True:
             if entered:
                 todo = []
-                with os.scandir(current) as entries:
-                    for entry in entries:
-                        if _is_directory(entry):
-                            todo.append(entry.name)
-                            if len(todo) % STOP == 0:
-                                yield current, "", prefix, None
-                            continue
-                        status = _lstat(current, entry.name)
-                        if status is not None:
-                            yield current, entry.name, prefix + entry.name, status
+                yield from _files(current, prefix, todo)
             gone = remove and bool(todo) and _removed(current, todo[-1])
             if gone:
                 yield current, "", prefix, None
@@ -250,15 +241,11 @@ def steps(root: int, remove: bool = False) -> Iterator[Step]:
             elif levels:
                 length, todo, device, inode = levels.pop()
                 prefix = prefix[:length]
-                try:
-                    above = os.open("..", DIRECTORY, dir_fd=current)
-                except OSError:  # it was locked while we were in it
+                above = _leave(current, device, inode)
+                if above is None:  # it was locked or moved while we were in it
                     return
                 os.close(current)
                 current = above
-                here = os.fstat(current)
-                if (here.st_dev, here.st_ino) != (device, inode):
-                    return  # the directory was moved while we were in it
                 name = todo.pop()
                 status = _lstat(current, name)
                 if status is not None:
@@ -267,6 +254,33 @@ def steps(root: int, remove: bool = False) -> Iterator[Step]:
                 return
     finally:
         os.close(current)
+
+
+def _files(current: int, prefix: str, directories: List[str]) -> Iterator[Step]:
+    """Yield what is in a directory as `steps` does, but for the directories in it, whose names are added to a list."""
+    with os.scandir(current) as entries:
+        for entry in entries:
+            if _is_directory(entry):
+                directories.append(entry.name)
+                if len(directories) % STOP == 0:
+                    yield current, "", prefix, None
+                continue
+            status = _lstat(current, entry.name)
+            if status is not None:
+                yield current, entry.name, prefix + entry.name, status
+
+
+def _leave(current: int, device: int, inode: int) -> Optional[int]:
+    """Return a descriptor of the directory above, or None if it cannot be had, or is not this one any more."""
+    try:
+        above = os.open("..", DIRECTORY, dir_fd=current)
+    except OSError:
+        return None
+    here = os.fstat(above)
+    if (here.st_dev, here.st_ino) == (device, inode):
+        return above
+    os.close(above)
+    return None
 
 
 def _is_directory(entry: "os.DirEntry[str]") -> bool:
