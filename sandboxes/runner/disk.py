@@ -67,15 +67,22 @@ class DiskMeter:
         self.start(change_time())
 
     def start(self, since: int) -> None:
-        """Take what has an older change time than this for what is there already."""
-        self._since, self._doubt = since, 0.0
-        self._free = self._free_bytes()
+        """Take for what is there already what can be counted now, else what has an older change time than this."""
+        if not self._measured:
+            self._look(self.SLICE)
+            self.rest()
+            self._tolerated = self._sum
+        self._mark(since)
 
     def forget(self) -> None:
         """Count what is there anew: the host has added to it."""
         self.rest()
         self._measured, self._next = False, 0.0
-        self.start(change_time())
+        self._mark(change_time())
+
+    def _mark(self, since: int) -> None:
+        self._since, self._doubt = since, 0.0
+        self._free = self._free_bytes()
 
     def give(self, size: int) -> None:
         """Allow a block so many bytes more: the runner has written the block's own file."""
