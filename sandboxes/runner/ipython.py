@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from .program import exit_status, flush
+from .program import add_user_site, before_packages, exit_status, flush
 
 TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
 if TYPE_CHECKING:
@@ -57,6 +57,9 @@ def run_kernel(connection_file: str) -> NoReturn:
     # Since IPython 9 it remembers every character that is printed, and every traceback, for `%notebook`.
     app.shell.history_manager.outputs = _Forgetful()
     app.shell.history_manager.exceptions = _Forgetful()
+    if "" not in sys.path:  # IPython 9.7 leaves it to the interpreter, and ours is isolated
+        sys.path.insert(before_packages(), "")
+    add_user_site(make=True)
     app.shell.events.register("post_run_cell", _end_forks(os.getpid()))
     app.start()
     os._exit(0)

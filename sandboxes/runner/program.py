@@ -11,6 +11,7 @@ import atexit
 import gc
 import io
 import os
+import site
 import sys
 import weakref
 from importlib.machinery import SourceFileLoader
@@ -51,6 +52,7 @@ def run_python(path: str, source: bytes, page: Any) -> int:
     if hasattr(sys, "orig_argv"):
         sys.orig_argv = [sys.executable, path]
     sys.path.insert(0, directory)
+    add_user_site()
     _make_way(directory)
     failure: Optional[BaseException] = None
     try:
@@ -64,6 +66,32 @@ def run_python(path: str, source: bytes, page: Any) -> int:
     failure = None
     del names
     return _finish(directory, status, page)
+
+
+def add_user_site(make: bool = False) -> None:
+    """Put on `sys.path` where `pip install` puts what it may not put among the system's packages.
+
+    The runner is isolated, so as to load nothing that blocks have written; this is for a process that is a block's own.
+    Python does the same at its start, but in a virtual environment; files of the kind `.pth` are not read here.
+    """
+    if sys.prefix == sys.base_prefix and "HOME" in os.environ:
+        site.USER_BASE = site.USER_SITE = None  # what they were when the runner began
+        path = site.getusersitepackages()
+        if make:  # an import of what is installed later would not look where there had been nothing
+            try:
+                os.makedirs(path, exist_ok=True)
+            except OSError:
+                return
+        if path not in sys.path and os.path.isdir(path):
+            sys.path.insert(before_packages(), path)
+
+
+def before_packages() -> int:
+    """Return the place on `sys.path` behind the standard library and before the installed packages."""
+    for place, path in enumerate(sys.path):
+        if os.path.basename(path) in ("site-packages", "dist-packages"):
+            return place
+    return len(sys.path)
 
 
 _preloaded = 0

@@ -74,6 +74,12 @@ async def test_await_at_the_top_magics_and_shell_lines(kernel: Executor) -> None
     assert await out(kernel, "a = !echo one\nprint(a)") == "['one']\n"
 
 
+async def test_cells_import_modules_from_the_workspace(kernel: Executor) -> None:
+    await kernel.put("helper.py", b"NAME = 'helper'")
+    await kernel.put("json.py", b"raise RuntimeError('not before the standard library')")
+    await out(kernel, "import json, helper; assert helper.NAME == 'helper'")
+
+
 async def test_other_languages_run_beside_the_state(kernel: Executor) -> None:
     await out(kernel, "x = 1")
     assert await out(kernel, "echo $((6 * 7))", "bash") == "42\n"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import socket
 import stat
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -362,3 +364,28 @@ async def test_closing_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
             await task
         with pytest.raises(SandboxClosedError):
             await executor.run(CodeBlock("print(1)"))
+
+
+# Packages
+
+
+def wheel() -> bytes:
+    """Return a package `tiny` as pip takes it."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr("tiny.py", "NAME = 'tiny'\n")
+        archive.writestr("tiny-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1\n")
+        archive.writestr(
+            "tiny-1.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: us\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr("tiny-1.dist-info/RECORD", "tiny.py,,\ntiny-1.dist-info/METADATA,,\n")
+    return data.getvalue()
+
+
+@pytest.mark.parametrize("spec", ["docker", "jupyter+docker"])
+async def test_what_pip_installs_is_there_for_the_next_block(spec: str) -> None:
+    async with open_executor(spec) as executor:
+        await out(executor, "print('up')")
+        await executor.put("tiny-1-py3-none-any.whl", wheel())
+        await out(executor, "pip install -q --no-index ./tiny-1-py3-none-any.whl 2>&1", "bash")
+        assert await out(executor, "import tiny; print(tiny.NAME)") == "tiny\n"
