@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sandboxes.docker import DockerSandbox
     from sandboxes.errors import (
         FileTooLarge,
         LimitNotEnforceable,
@@ -60,6 +61,7 @@ __all__ = [
     "ByteStream",
     "CodeBlock",
     "Display",
+    "DockerSandbox",
     "ErrorInfo",
     "Executor",
     "FakeExecutor",
@@ -97,6 +99,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "docker": ("DockerSandbox",),
     "errors": (
         "FileTooLarge",
         "LimitNotEnforceable",

@@ -45,7 +45,8 @@ def open_executor(
         spec: `NAME` or `NAME:ARG`, e.g. `"local"` or `"docker:python:3.12-slim"`.
         limits: What each block may use; the defaults suit most tasks.
         workspace: An existing directory to work in; None makes one that is thrown away at close.
-        options: Passed to the backend, e.g. `preload=["numpy"]` or `isolation="none"` for `local`.
+        options: Passed to the backend, e.g. `preload=["numpy"]`. They are those of `LocalSandbox` for `local` and
+            `jupyter`, and those of `DockerSandbox` for `docker` and `jupyter+docker`.
 
     Raises:
         UnknownExecutor: nothing is registered under that name; the message lists what is.
@@ -61,4 +62,11 @@ def open_executor(
         raise UnknownExecutor(f"no executor is called {name!r}; known are {', '.join(executor_names())}")
     factory: ExecutorFactory = found[0].load()
     directory = None if workspace is None else Path(workspace)
-    return factory(arg or None, limits=limits or Limits(), workspace=directory, **options)
+    try:
+        return factory(arg or None, limits=limits or Limits(), workspace=directory, **options)
+    except TypeError as error:
+        for limit in options.keys() & Limits.model_fields.keys():
+            if f"keyword argument '{limit}'" in str(error):
+                example = f"limits=Limits({limit}={options[limit]!r})"
+                raise TypeError(f"{limit} is a limit: write open_executor({spec!r}, {example})") from error
+        raise

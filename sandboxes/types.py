@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Verdict = Literal["ok", "failed", "timeout", "cpu_time", "memory", "disk", "cancelled", "lost"]
 """One word for what came of a block, with the same meaning on every backend:
@@ -86,6 +86,14 @@ class Limits(BaseModel):
     open_files: Annotated[int, Field(ge=16, le=1 << 20)] = 1024
     output: Size = 1 << 20
     network: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _have_names(cls, given: object) -> object:
+        for name in given if isinstance(given, dict) else ():
+            if name not in cls.model_fields:
+                raise ValueError(f"no limit is called {name!r}; there are {', '.join(cls.model_fields)}")
+        return given
 
     if TYPE_CHECKING:
         # What may be given is more than what is held; without this, editors take `memory="512M"` for an error.

@@ -27,7 +27,7 @@ from sandboxes.mirror import MirroredExecutor
 from sandboxes.sandbox import ByteStream, Sandbox, module_names
 from sandboxes.script import ScriptExecutor
 from sandboxes.throwaway import ThrowawayDirectory
-from sandboxes.types import Isolation, Limits
+from sandboxes.types import Isolation, Limits, expect
 from sandboxes.waiting import uninterrupted
 
 SHARED = "/shared"
@@ -92,6 +92,9 @@ class DockerSandbox(Sandbox):
     ) -> None:
         if workspace is not None and not workspace.is_dir():
             raise SandboxUnavailable(f"the workspace {workspace} is not a directory; make it first")
+        expect(
+            network, (str, type(None)), "network is a network's name; limits=Limits(network=True) lets blocks use it"
+        )
         self._options = ContainerOptions(
             cpus, dict(tmpfs or {}), dict(mounts or {}), network, gpus, runtime, dict(host_config or {})
         )

@@ -19,6 +19,12 @@ def test_the_code_of_a_block_is_text(code: Any) -> None:
         CodeBlock(code)
 
 
+def test_a_limit_that_there_is_not_is_told_with_those_that_there_are() -> None:
+    wrong: Any = {"timeout": 5}
+    with pytest.raises(ValueError, match="no limit is called 'timeout'; there are wall_time, cpu_time, memory,"):
+        Limits(**wrong)
+
+
 def test_the_language_of_a_block_is_text() -> None:
     nothing: Any = None
     with pytest.raises(TypeError, match="such as 'python', not NoneType"):
@@ -32,6 +38,9 @@ def test_the_language_of_a_block_is_text() -> None:
         ("local", {"limits": {"memory": "512M"}}, r"as in Limits\(memory=\"512M\"\), not dict"),
         ("local", {"limits": "512M"}, r"as in Limits\(memory=\"512M\"\), not str"),
         ("local", {"isolaton": "bwrap"}, "isolaton"),
+        ("local", {"memory": "1G"}, r"write open_executor\('local', limits=Limits\(memory='1G'\)\)"),
+        ("docker:x", {"wall_time": 5}, r"write open_executor\('docker:x', limits=Limits\(wall_time=5\)\)"),
+        ("docker", {"network": True}, r"limits=Limits\(network=True\) lets blocks use it, not bool"),
         ("local", {"preload": "numpy"}, r"write preload=\['numpy'\]"),
         ("docker", {"preload": "numpy"}, r"write preload=\['numpy'\]"),
         ("jupyter", {"preload": "numpy"}, r"write preload=\['numpy'\]"),
