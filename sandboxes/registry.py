@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,16 +58,23 @@ def open_executor(
     name, colon, arg = spec.partition(":")
     if colon and not arg.strip():
         raise UnknownExecutor(f"nothing is named after the colon of {spec!r}: say {name!r}, or name something")
-    found = list(entry_points(group=GROUP, name=name))
-    if not found:
-        raise UnknownExecutor(f"no executor is called {name!r}; known are {', '.join(executor_names())}")
-    factory: ExecutorFactory = found[0].load()
     directory = None if workspace is None else Path(workspace)
     try:
-        return factory(arg or None, limits=limits or Limits(), workspace=directory, **options)
+        return _factory(name)(arg or None, limits=limits or Limits(), workspace=directory, **options)
     except TypeError as error:
         for limit in options.keys() & Limits.model_fields.keys():
             if f"keyword argument '{limit}'" in str(error):
                 example = f"limits=Limits({limit}={options[limit]!r})"
                 raise TypeError(f"{limit} is a limit: write open_executor({spec!r}, {example})") from error
         raise
+
+
+# To look a name up is to read a file of every installed distribution: 12 ms where there are a hundred. One that is not
+# found is looked for again, since it may have been installed meanwhile.
+@functools.cache
+def _factory(name: str) -> ExecutorFactory:
+    found = list(entry_points(group=GROUP, name=name))
+    if not found:
+        raise UnknownExecutor(f"no executor is called {name!r}; known are {', '.join(executor_names())}")
+    factory: ExecutorFactory = found[0].load()
+    return factory

@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,7 +22,10 @@ from sandboxes.types import Limits
 
 WORKSPACE, SHARED = "/workspace", "/shared"
 TMPFS = ("/tmp", "/dev/shm")  # noqa: S108 - inside the sandbox
+WRITABLE = (WORKSPACE, SHARED, "/var/tmp", *TMPFS)  # noqa: S108 - inside the sandbox
 UID = 1000
+SMALL = 1 << 20
+"""Bytes of a file that is shown as a copy in memory."""
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store")
 ETC = (
@@ -140,12 +144,60 @@ class BwrapCommand:
             *_namespaces(limits),
             *("--seccomp", str(self._data(filters))),
             *("--info-fd", str(self._descriptors[0])),
-            *_file_view(limits),
-            *("--ro-bind-data", str(self._data(PASSWD.encode())), "/etc/passwd"),
-            *("--ro-bind-data", str(self._data(GROUP.encode())), "/etc/group"),
+            *_system(),
+            *self._etc(limits),
             *(("--bind", str(shared), SHARED) if shared is not None else ()),
-            *_writable(interpreter, workspace, limits),
+            *_memory_backed(limits),
+            *self._interpreter(interpreter),
+            *_workspace(interpreter, workspace),
         ]
+
+    def _etc(self, limits: Limits) -> Iterator[str]:
+        yield from _written(self._data(PASSWD.encode()), "/etc/passwd")
+        yield from _written(self._data(GROUP.encode()), "/etc/group")
+        for path in ETC:
+            yield from self._shown(path)
+        for path in ETC_NETWORK if limits.network else ():
+            if os.path.exists(path):
+                # As it is at any time, not a copy; a link such as /etc/resolv.conf into /run as what it leads to.
+                yield from ("--ro-bind", os.path.realpath(path), path)
+
+    def _interpreter(self, interpreter: Interpreter) -> Iterator[str]:
+        # After /tmp, since a virtual environment may lie there; before the workspace, see there.
+        for path in interpreter.paths():
+            if _is_below(path, WRITABLE):
+                yield from ("--ro-bind", path, path)  # anything but a mount could be replaced there
+            elif not _is_below(path, SYSTEM):
+                yield from self._shown(path)
+
+    def _shown(self, path: str) -> Iterator[str]:
+        """Show what there is at a path, read-only, and with a mount only where it takes one.
+
+        bwrap reads the list of all mounts for each it makes, so that twenty of them cost more than a Python's start.
+        """
+        real = os.path.realpath(path)
+        if not os.path.exists(real):
+            return
+        if os.path.islink(path) and os.path.dirname(real) == os.path.dirname(path):
+            yield from ("--symlink", os.path.basename(real), path)  # a virtual environment's lib64
+        elif real != path and _is_below(real, SYSTEM):
+            yield from ("--symlink", real, path)
+        elif (descriptor := self._small_file(real)) is not None:
+            yield from _written(descriptor, path)
+        else:
+            yield from ("--ro-bind", real, path)
+
+    def _small_file(self, path: str) -> int | None:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > SMALL:
+            os.close(descriptor)
+            return None
+        self._descriptors.append(descriptor)
+        return descriptor
 
     def _data(self, content: bytes) -> int:
         read, write = os.pipe()
@@ -190,19 +242,23 @@ def _namespaces(limits: Limits) -> Iterator[str]:
     yield from ("--setenv", "LANG", "C.UTF-8")
 
 
-def _file_view(limits: Limits) -> Iterator[str]:
+def _is_below(path: str, places: Sequence[str]) -> bool:
+    return any(path == place or path.startswith(place + "/") for place in places)
+
+
+def _written(descriptor: int, path: str) -> Iterator[str]:
+    yield from ("--perms", "0644", "--file", str(descriptor), path)
+
+
+def _system() -> Iterator[str]:
     for path in SYSTEM:
         if os.path.islink(path):
             yield from ("--symlink", os.readlink(path), path)
         elif os.path.isdir(path):
             yield from ("--ro-bind", path, path)
-    for path in (*ETC, *(ETC_NETWORK if limits.network else ())):
-        if os.path.exists(path):
-            # A link such as /etc/resolv.conf into /run is shown as what it leads to.
-            yield from ("--ro-bind", os.path.realpath(path), path)
 
 
-def _writable(interpreter: Interpreter, workspace: Path, limits: Limits) -> Iterator[str]:
+def _memory_backed(limits: Limits) -> Iterator[str]:
     yield from ("--proc", "/proc", "--dev", "/dev")
     for path in ROOTS_OWN if os.geteuid() == 0 else ():
         if os.path.exists(path):
@@ -212,10 +268,9 @@ def _writable(interpreter: Interpreter, workspace: Path, limits: Limits) -> Iter
     yield from ("--size", str(max(limits.memory // 2, 1 << 20)), "--tmpfs", "/tmp")  # noqa: S108
     yield from ("--size", str(max(limits.memory // 2, 1 << 20)), "--tmpfs", "/dev/shm")  # noqa: S108
     yield from ("--dir", "/var", "--symlink", "../tmp", "/var/tmp")  # noqa: S108
-    # After /tmp, since a virtual environment may lie there; before the workspace, see below.
-    for path in interpreter.paths():
-        if not any(Path(path).is_relative_to(system) for system in SYSTEM):
-            yield from ("--ro-bind", path, path)
+
+
+def _workspace(interpreter: Interpreter, workspace: Path) -> Iterator[str]:
     yield from ("--bind", str(workspace), WORKSPACE)
     # An interpreter that lies in the workspace must stay what it is. These mount points exist: bwrap must never
     # make one inside a writable directory, where it could be led elsewhere (CVE-2026-87766).

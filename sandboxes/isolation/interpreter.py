@@ -38,9 +38,12 @@ class Interpreter:
     links: tuple[str, ...] = ()
 
     def paths(self) -> list[str]:
-        """Return the existing files and directories to show inside, outermost first."""
-        found = {os.path.join(prefix, part) for prefix in self.prefixes for part in PARTS}
-        return sorted(path for path in found if os.path.exists(path)) + list(self.links)
+        """Return the existing files and directories to show inside, none of them below another."""
+        shown: list[str] = []
+        for path in sorted(os.path.join(prefix, part) for prefix in self.prefixes for part in PARTS):
+            if os.path.exists(path) and not any(path.startswith(outer + os.sep) for outer in shown):
+                shown.append(path)
+        return shown + list(self.links)
 
 
 @functools.cache

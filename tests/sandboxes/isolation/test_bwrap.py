@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from sandboxes import CodeBlock, open_executor
 from sandboxes.errors import SandboxError, SandboxStartError, SandboxUnavailable
 from sandboxes.isolation import bwrap
 from sandboxes.isolation.bwrap import BwrapCommand
-from sandboxes.isolation.interpreter import find_interpreter
+from sandboxes.isolation.interpreter import Interpreter, find_interpreter
 from sandboxes.isolation.seccomp import compile_filter
 from sandboxes.types import Limits
+from tests.sandboxes.backends import BACKENDS, require_engine
+
+CHANGE = """
+import os
+for path in {paths!r}:
+    for change in (
+        lambda: open(path, "a").close(),
+        lambda: os.truncate(path, 0),
+        lambda: os.chmod(path, 0o777),
+        lambda: os.unlink(path),
+        lambda: os.rename(path, path + ".old"),
+    ):
+        try:
+            change()
+        except OSError:
+            continue
+        print("changed", path)
+    print(path, os.path.getsize(path))
+"""
 
 
 def other_processor() -> bytes:
@@ -40,3 +63,39 @@ def test_a_start_that_cannot_be_is_told_and_leaves_no_descriptor(
     with pytest.raises(kind, match=said):
         BwrapCommand(interpreter, tmp_path, ["true"], Limits())
     assert os.listdir("/proc/self/fd") == before
+
+
+async def test_files_of_the_system_are_the_same_inside_and_cannot_be_changed() -> None:
+    require_engine(BACKENDS[0].installed(), BACKENDS[0].engine)
+    files = [path for path in bwrap.ETC if os.path.isfile(path)]
+    assert files
+    async with open_executor("local", isolation="bwrap") as executor:
+        result = await executor.run(CodeBlock(CHANGE.format(paths=[*files, "/etc/passwd", "/etc/group"])))
+        sizes = [os.path.getsize(path) for path in files]
+        expected = [
+            *zip(files, sizes, strict=True),
+            ("/etc/passwd", len(bwrap.PASSWD)),
+            ("/etc/group", len(bwrap.GROUP)),
+        ]
+        assert result.stdout == "".join(f"{path} {size}\n" for path, size in expected), result.stderr
+
+
+async def test_a_virtual_environment_in_tmp_cannot_be_changed(tmp_path: Path) -> None:
+    require_engine(BACKENDS[0].installed(), BACKENDS[0].engine)
+    venv = tmp_path / "venv"
+    command = [sys.executable, "-m", "venv", "--without-pip", str(venv)]
+    await asyncio.to_thread(subprocess.run, command, check=True, timeout=50)
+    paths = [str(path) for path in (venv / "pyvenv.cfg", venv / "lib64", venv / "bin", venv / "lib") if path.exists()]
+    async with open_executor("local", isolation="bwrap", python=str(venv / "bin/python")) as executor:
+        result = await executor.run(CodeBlock(CHANGE.format(paths=paths)))
+        assert "changed" not in result.stdout
+        assert [line.split()[0] for line in result.stdout.splitlines()] == paths, result.stderr
+
+
+def test_what_lies_within_something_that_is_shown_is_not_shown_again(tmp_path: Path) -> None:
+    inner = tmp_path / "share/environments/one"
+    for directory in (tmp_path / "lib", inner / "lib", tmp_path / "lib64x"):
+        directory.mkdir(parents=True)
+    (inner / "pyvenv.cfg").touch()
+    interpreter = Interpreter(str(inner / "bin/python"), (str(tmp_path), str(inner)), ("/bin/link",))
+    assert interpreter.paths() == [str(tmp_path / "lib"), str(tmp_path / "share"), "/bin/link"]
