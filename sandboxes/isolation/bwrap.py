@@ -164,10 +164,16 @@ class BwrapCommand:
 
     def _interpreter(self, interpreter: Interpreter) -> Iterator[str]:
         # After /tmp, since a virtual environment may lie there; before the workspace, see there.
-        for path in interpreter.paths():
-            if _is_below(path, WRITABLE):
+        paths = interpreter.paths()
+        for path in paths:
+            real = os.path.realpath(path)
+            if _is_below(path, SYSTEM):
+                continue
+            if _is_below(path, WRITABLE) or _is_below(real, WRITABLE):
                 yield from ("--ro-bind", path, path)  # anything but a mount could be replaced there
-            elif not _is_below(path, SYSTEM):
+            elif real != path and real in paths:
+                yield from ("--symlink", real, path)  # a virtual environment's lib64, which is its lib
+            else:
                 yield from self._shown(path)
 
     def _shown(self, path: str) -> Iterator[str]:
@@ -178,22 +184,20 @@ class BwrapCommand:
         real = os.path.realpath(path)
         if not os.path.exists(real):
             return
-        if os.path.islink(path) and os.path.dirname(real) == os.path.dirname(path):
-            yield from ("--symlink", os.path.basename(real), path)  # a virtual environment's lib64
-        elif real != path and _is_below(real, SYSTEM):
+        if real != path and _is_below(real, SYSTEM):
             yield from ("--symlink", real, path)
-        elif (descriptor := self._small_file(real)) is not None:
+        elif (descriptor := self._small_text(real)) is not None:
             yield from _written(descriptor, path)
         else:
             yield from ("--ro-bind", real, path)
 
-    def _small_file(self, path: str) -> int | None:
+    def _small_text(self, path: str) -> int | None:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return None
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > SMALL:
+        if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o111 or status.st_size > SMALL:
             os.close(descriptor)
             return None
         self._descriptors.append(descriptor)

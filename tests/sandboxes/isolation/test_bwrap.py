@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,40 @@ def test_what_lies_within_something_that_is_shown_is_not_shown_again(tmp_path: P
     (inner / "pyvenv.cfg").touch()
     interpreter = Interpreter(str(inner / "bin/python"), (str(tmp_path), str(inner)), ("/bin/link",))
     assert interpreter.paths() == [str(tmp_path / "lib"), str(tmp_path / "share"), "/bin/link"]
+
+
+async def test_an_interpreter_is_found_by_way_of_links() -> None:
+    """A link to a program, one to a whole prefix, and one in that, where nothing inside could replace them."""
+    require_engine(BACKENDS[0].installed(), BACKENDS[0].engine)
+    with tempfile.TemporaryDirectory(dir=Path.home()) as home:
+        venv, other, link = Path(home, "venv"), Path(home, "other"), Path(home, "python")
+        command = [sys.executable, "-m", "venv", "--without-pip", str(venv)]
+        await asyncio.to_thread(subprocess.run, command, check=True, timeout=50)
+        real = os.path.realpath(venv / "bin/python")
+        (venv / "bin/python").unlink()
+        link.symlink_to(real)
+        (venv / "bin/python").symlink_to(link)
+        other.symlink_to(venv)
+        code = "import sys; print(sys.prefix, sys.executable)"
+        async with open_executor("local", isolation="bwrap", python=str(other / "bin/python")) as executor:
+            result = await executor.run(CodeBlock(code))
+            assert result.stdout == f"{other} {other}/bin/python\n", result.stderr
+            result = await executor.run(CodeBlock(CHANGE.format(paths=[str(other / "pyvenv.cfg"), str(link)])))
+            assert "changed" not in result.stdout
+
+
+async def test_a_link_of_the_system_shows_what_it_leads_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_engine(BACKENDS[0].installed(), BACKENDS[0].engine)
+    with tempfile.TemporaryDirectory(dir=Path.home()) as home:
+        hidden, beside, zone = Path(home, "hidden"), Path(home, "beside"), Path(home, "zone")
+        hidden.write_text("said")
+        beside.symlink_to(hidden.name)
+        zone.symlink_to(os.path.realpath("/usr/bin/env"))
+        monkeypatch.setattr(bwrap, "ETC", (str(beside), str(zone)))
+        async with open_executor("local", isolation="bwrap") as executor:
+            code = f"""
+import os
+print(open({str(beside)!r}).read(), os.path.exists({str(hidden)!r}), os.path.realpath({str(zone)!r}))
+"""
+            result = await executor.run(CodeBlock(code))
+            assert result.stdout == f"said False {zone.resolve()}\n", result.stderr
