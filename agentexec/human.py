@@ -65,6 +65,8 @@ class Human:
     silent: Literal["stop", "reject"] = "stop"
 
     def __post_init__(self) -> None:
+        if not callable(self.ask):
+            raise TypeError(f"human is a function of a Question, or a Human with one, not {type(self.ask).__name__}")
         if self.timeout is not None and not self.timeout > 0:
             raise ValueError(f"the time to answer must be more than 0 seconds, not {self.timeout}")
 

@@ -378,7 +378,7 @@ def _speakers(model: Model | str, models: Mapping[Role, Model | str]) -> tuple[M
         raise ValueError(f"no agent is called {min(unknown)!r}; models may name {', '.join(ROLES)}")
     chosen = {role: models.get(role, model) for role in ROLES}
     for each in chosen.values():
-        expect(each, (Model, str), "a model is a name such as 'gpt-5-mini' or a Model")
+        expect(each, (Model, str), "a model is a name such as 'gpt-5-mini' or a Model, which has a method `complete`")
     made = {name: make_model(name) for name in dict.fromkeys(chosen.values()) if isinstance(name, str)}
     return {role: made[each] if isinstance(each, str) else each for role, each in chosen.items()}, [*made.values()]
 

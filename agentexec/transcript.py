@@ -39,9 +39,27 @@ def transcript_of(events: Iterable[Event], *, width: int = WIDTH, times: bool = 
         width: Characters.
         times: Whether to say how long things took, which differs between runs that do the same.
     """
-    for event in events:
+    for event in _calls_below(events):
         for line in _lines(event, width, times):
             yield from _folded(line, width)
+
+
+def _calls_below(events: Iterable[Event]) -> Iterator[Event]:
+    """Yield what a model's call took below the message that came of it, and not below the one before."""
+    calls: list[ModelCalled] = []
+    for event in events:
+        if isinstance(event, ModelCalled):
+            calls.append(event)
+            continue
+        below: list[ModelCalled] = []
+        if isinstance(event, (MessageAdded, RunFinished, RunResumed)):
+            sender = event.message.sender if isinstance(event, MessageAdded) else None
+            below = [call for call in calls if call.agent == sender]
+            yield from (call for call in calls if call.agent != sender)  # of one that chooses who speaks, say
+            calls = []
+        yield event
+        yield from below
+    yield from calls
 
 
 def _lines(event: Event, width: int, times: bool) -> Iterator[str]:
@@ -58,7 +76,7 @@ def _lines(event: Event, width: int, times: bool) -> Iterator[str]:
     elif isinstance(event, ModelRetried):
         yield f"! {event.agent} asked again: {visible(event.reason, keep='')}"
     elif isinstance(event, ModelCalled) and times:
-        yield f"  ({describe_call(event)})"
+        yield f"  ({visible(event.agent, keep='')} · {describe_call(event)})"
     elif isinstance(event, BlockStarted):
         yield f"▷ {where}{event.turn}.{event.index + 1} {_named(event.block)}"
     elif isinstance(event, BlockFinished):

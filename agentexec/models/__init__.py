@@ -88,6 +88,10 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"agentexec.models.{_LAZY[name]}"), name)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def make_model(
     name: str,
     *,

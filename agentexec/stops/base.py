@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from agentexec.events import Event, QuestionAnswered, RunFinished, RunResumed, RunStarted
 from agentexec.log import ALL, Kinds
+from sandboxes.types import expect
 
 S = TypeVar("S")
 
@@ -129,11 +130,13 @@ class AllOf(_Several):
 
 def _parts(condition: AnyStop, kind: type[_Several]) -> tuple[AnyStop, ...]:
     """Return what `condition` combines in this way, so that `a | b | c` is one step and not two."""
+    expect(condition, StopCondition, "a stop condition is one such as MaxTurns(20), or StopWhen(FUNCTION)")
     return condition.conditions if isinstance(condition, kind) else (condition,)
 
 
 def require_positive(name: str, value: float | Decimal) -> None:
-    """Raise ValueError unless a limit is more than 0."""
+    """Raise ValueError unless a limit is more than 0, and TypeError if it is no number."""
+    expect(value, (int, float, Decimal), f"{name} is a number")
     if not value > 0:
         raise ValueError(f"{name} must be more than 0, not {value}")
 

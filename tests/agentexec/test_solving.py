@@ -587,7 +587,12 @@ class TestInputs:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"model": 3}, "a model is a name such as 'gpt-5-mini' or a Model, not int"),
+            ({"model": 3}, "a model is a name such as 'gpt-5-mini' or a Model, .*, not int"),
+            ({"model": lambda messages: "42"}, "or a Model, which has a method `complete`, not function"),
+            ({"stop": lambda event: True}, r"or StopWhen\(FUNCTION\), not function"),
+            ({"max_turns": "5"}, "max_turns is a number, not str"),
+            ({"deadline": "60"}, "deadline is a number, not str"),
+            ({"human": 3}, "human is a function of a Question, .* not int"),
             ({"models": {"coder": b"x"}}, "a model is a name .* not bytes"),
             ({"executor": {}}, "a spec such as 'local' or an Executor, not dict"),
             ({"files": {"a.txt": "text"}}, r"files maps names to bytes, as in text.encode\(\), not str"),

@@ -79,6 +79,9 @@ def test_a_solved_run_is_kept_listed_shown_and_exported(kept: Cli) -> None:
     assert [line for line in shown.split("\n") if len(line) > 80 and not line.startswith("workspace")] == []
     parts = (run_id, "solved (final_answer)", "── 1 coder", "I write.", "│ written", "wrote a.txt (4 bytes)", "done")
     assert [part for part in parts if part not in shown] == []
+    task, _, said = shown.partition("── 1 coder")
+    assert "tokens" not in task.partition("── 0 task")[2], "what a call took is shown below what came of it"
+    assert "  (coder · " in said.partition("── 2 executor")[0]
     kept.env["COLUMNS"] = "40"
     rules = [line for line in on_terminal(kept, "show", run_id)[1].decode().splitlines() if line.startswith("──")]
     assert rules
