@@ -1,6 +1,7 @@
 """The `agentexec` command. What a command needs is imported when it runs, so that each starts fast."""
 
 import atexit
+import errno
 import gc
 import os
 import sys
@@ -12,7 +13,7 @@ from agentexec.cli import flags as f
 from agentexec.cli import options as o
 from agentexec.cli.completing import complete_languages
 from agentexec.cli.naming import Commands
-from agentexec.cli.output import open_standard_streams
+from agentexec.cli.output import CannotWrite, abandon_stdout, open_standard_streams, say, write_stdout
 from agentexec.cli.signals import INTERRUPTED, ignore_signals
 
 
@@ -46,6 +47,16 @@ def main() -> None:
     except KeyboardInterrupt:
         ignore_signals()
         sys.exit(INTERRUPTED)
+    except CannotWrite as error:
+        if not error.quiet:
+            say(str(error))
+        sys.exit(error.status)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        say(f"cannot write {error.filename or 'the output'}: {error.strerror}")
+        abandon_stdout()
+        sys.exit(1)
     except SystemExit as end:
         if end.code == INTERRUPTED:
             ignore_signals()
@@ -56,7 +67,7 @@ def _show_version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
-        print(f"agentexec {version('agentexec-toolkit')}")  # noqa: T201
+        write_stdout(f"agentexec {version('agentexec-toolkit')}")
         raise typer.Exit
 
 

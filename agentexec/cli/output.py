@@ -65,8 +65,17 @@ def say_lines(text: str) -> None:
 
 def abandon_stderr() -> None:
     """Write to /dev/null from now on: what Python still holds would fail again at exit, and make that status 120."""
+    _abandon(2)
+
+
+def abandon_stdout() -> None:
+    """Likewise for stdout."""
+    _abandon(1)
+
+
+def _abandon(number: int) -> None:
     fd = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(fd, 2)
+    os.dup2(fd, number)
     os.close(fd)
 
 

@@ -113,6 +113,8 @@ async def _run(executor: Executor, block: CodeBlock, *, json: bool) -> tuple[Res
                 state.running = True
                 result = await executor.run(block, on_output=None if json else show)
                 state.running = False
+                if state.signals and result.verdict == "cancelled":
+                    result = result.model_copy(update={"message": "interrupted"})
                 for output in () if json else outputs.values():
                     output.close()
         except (asyncio.CancelledError, Interrupted):

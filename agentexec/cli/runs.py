@@ -121,12 +121,15 @@ def header_of(run: RunSummary) -> list[str]:
         "model": run.model,
         "sandbox": run.executor,
         "workspace": run.workspace or "-",
-        "used": f"{run.turns} turns · {'?' if run.blocks is None else run.blocks} blocks · {tokens} · "
-        f"{price(run.cost)}",
+        "used": f"{_count(run.turns, 'turn')} · {_count(run.blocks, 'block')} · {tokens} · {price(run.cost)}",
     }
     if run.parent:
         shown["branch of"] = f"{run.parent}, after event {run.base}"
     return [f"{name:<10} {visible(value, keep='')}" for name, value in shown.items()]
+
+
+def _count(number: int | None, what: str) -> str:
+    return f"{'?' if number is None else number} {what}{'' if number == 1 else 's'}"
 
 
 def replay_command(path: str | None, run: str, speed: float) -> int:

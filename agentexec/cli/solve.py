@@ -141,7 +141,7 @@ def check_task(task: str) -> None:
     try:
         task.encode()
     except UnicodeEncodeError:  # bytes of the argument that could not be decoded
-        fail(f"the task is not text in {sys.getfilesystemencoding()}", USAGE)
+        fail(f"the task is not text in {sys.getfilesystemencoding()}; type 'export LC_ALL=C.UTF-8'", USAGE)
 
 
 def read_files(paths: tuple[str, ...]) -> dict[str, bytes]:

@@ -256,6 +256,13 @@ def test_closed_stream_is_as_dev_null(cli: Cli, closed: str, flags: str) -> None
         assert done.stderr == (b"" if "2>&-" in closed else b"2\n")
 
 
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("config",), ("run", "--help")])
+def test_a_full_disk_is_said_whatever_was_to_be_written(cli: Cli, arguments: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("wb") as full, cli.start(*arguments, stdout=full) as process:
+        _, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stderr) == (1, b"agentexec: cannot write the output: No space left on device\n")
+
+
 @pytest.mark.parametrize("flags", [(), ("--json",)])
 def test_full_disk_is_said_and_is_status_1(cli: Cli, flags: tuple[str, ...]) -> None:
     cli.write("p.py", "print(1)")
