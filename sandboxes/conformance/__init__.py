@@ -34,7 +34,15 @@ of the block is left; files and sockets around the workspace are untouched; this
 memory are what they were; the next block works.
 """
 
-import pytest
+import sys
+
+try:
+    import pytest
+except ModuleNotFoundError as error:
+    _MISSING = "the conformance tests need pytest: type 'pip install pytest'"
+    if sys.argv[:1] == ["-m"]:  # `python -m` has only begun to look for what it is to run
+        sys.exit(_MISSING)
+    raise ModuleNotFoundError(_MISSING, name="pytest") from error
 
 pytest.register_assert_rewrite(
     *(

@@ -33,7 +33,7 @@ def _words(result: Result) -> str:
 def kernel_memory(result: Result, canaries: Canaries) -> Judgement:
     """Judge whether what the kernel holds for a block, buffers of sockets here, counts as its memory."""
     if result.verdict == "ok":
-        return False, "buffers of sockets were not counted"
+        return False, "a block that filled buffers of sockets was not ended for it"
     return verdict_is("memory")(result, canaries)
 
 
