@@ -18,6 +18,7 @@ from sandboxes.isolation.grouped import GroupedStream
 from sandboxes.isolation.handover import Handover
 from sandboxes.isolation.hierarchy import PIDS
 from sandboxes.isolation.interpreter import Interpreter, find_interpreter
+from sandboxes.paths import check_workspace
 from sandboxes.runner.files import empty_directory
 from sandboxes.sandbox import ByteStream, Sandbox, module_names
 from sandboxes.script import ScriptExecutor
@@ -55,7 +56,7 @@ class LocalSandbox(Sandbox):
         env: Variables that blocks see besides PATH, HOME and LANG. Nothing of ours is passed on.
 
     Raises:
-        SandboxUnavailable: there is no such interpreter or directory.
+        SandboxUnavailable: there is no such interpreter, or no such directory that you may write.
     """
 
     def __init__(
@@ -69,8 +70,7 @@ class LocalSandbox(Sandbox):
     ) -> None:
         if isolation not in get_args(IsolationName):
             raise ValueError(f"isolation={isolation!r}: choose from {', '.join(get_args(IsolationName))}")
-        if workspace is not None and not workspace.is_dir():
-            raise SandboxUnavailable(f"the workspace {workspace} is not a directory; make it first")
+        check_workspace(workspace)
         self._interpreter: Interpreter = find_interpreter(python)
         self._tier, self._why = choose(isolation)
         self._auto = isolation == "auto"

@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from sandboxes.errors import UnsafePath
+import os
+from pathlib import Path
+
+from sandboxes.errors import SandboxUnavailable, UnsafePath
+
+
+def check_workspace(workspace: Path | None) -> None:
+    """Refuse a directory of the caller's in which blocks could not work.
+
+    Raises:
+        SandboxUnavailable: it is none, or the caller may not write it; says what to do.
+    """
+    if workspace is None:
+        return
+    if not workspace.is_dir():
+        raise SandboxUnavailable(f"the workspace {workspace} is not a directory; make it first")
+    if not os.access(workspace, os.R_OK | os.W_OK | os.X_OK):
+        raise SandboxUnavailable(f"the workspace {workspace} is not writable for you; name a directory of your own")
 
 
 def workspace_path(path: str) -> str:

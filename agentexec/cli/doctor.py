@@ -6,7 +6,7 @@ import asyncio
 import io
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -60,10 +60,10 @@ def render(diagnosis: Diagnosis, *, colour: bool) -> str:
     console.print(_text(f"{machine.system}, user {machine.user}{place}"))
     console.print(_overview(diagnosis))
     console.print("Each was tried just now, with small limits. By what it is held:", style="dim")
-    for names, report in _by_mechanism(diagnosis.backends):
+    for reports in _by_mechanism(diagnosis.backends):
         console.print()
-        console.print(_text(", ".join(names), "bold"))
-        console.print(_mechanisms(report.findings))
+        console.print(_text(", ".join(report.name for report in reports), "bold"))
+        console.print(_mechanisms(reports))
     _print_problems(console, diagnosis)
     console.print()
     console.print(_conclusion(diagnosis))
@@ -99,24 +99,24 @@ def _mark(finding: Finding | None) -> Text:
     return HELD if finding.held else NOT_HELD
 
 
-def _by_mechanism(reports: Sequence[BackendReport]) -> Iterator[tuple[list[str], BackendReport]]:
-    """Yield the names of backends that do it in the same way, and one of them."""
+def _by_mechanism(reports: Sequence[BackendReport]) -> Iterable[list[BackendReport]]:
+    """Return backends that do it in the same way together."""
     groups: dict[tuple[tuple[str, str], ...], list[BackendReport]] = {}
     for report in reports:
         if report.available:
             groups.setdefault(tuple((each.aspect, each.mechanism) for each in report.findings), []).append(report)
-    for group in groups.values():
-        yield [report.name for report in group], group[0]
+    return groups.values()
 
 
-def _mechanisms(findings: Sequence[Finding]) -> Table:
+def _mechanisms(reports: Sequence[BackendReport]) -> Table:
     """Aspects that are held by the same, on one line."""
+    held = {each.aspect for report in reports for each in report.findings if each.held}
     table = Table(box=None, pad_edge=False, padding=(0, 1), show_header=False)
     table.add_column(ratio=1)
     table.add_column(ratio=1)
     by: dict[str, list[str]] = {}
-    for each in findings:
-        by.setdefault(each.mechanism, []).append(each.aspect.replace("_", " "))
+    for each in reports[0].findings:
+        by.setdefault(each.mechanism if each.aspect in held else "nothing", []).append(each.aspect.replace("_", " "))
     for mechanism, aspects in by.items():
         table.add_row(_text(mechanism), Text(", ".join(aspects), "dim"))
     return table

@@ -24,6 +24,7 @@ from sandboxes.errors import SandboxError, SandboxUnavailable
 from sandboxes.executor import Executor
 from sandboxes.isolation.seccomp import AUDIT_ARCH, compile_filter
 from sandboxes.mirror import MirroredExecutor
+from sandboxes.paths import check_workspace
 from sandboxes.sandbox import ByteStream, Sandbox, module_names
 from sandboxes.script import ScriptExecutor
 from sandboxes.throwaway import ThrowawayDirectory
@@ -67,7 +68,7 @@ class DockerSandbox(Sandbox):
     Raises:
         UnsafeOption: an option breaks the isolation, and `unsafe` is not set.
         ValueError: the user is not given as numbers, or a mount and the workspace lie in each other.
-        SandboxUnavailable: the workspace is not a directory.
+        SandboxUnavailable: the workspace is not a directory that you may write.
     """
 
     def __init__(
@@ -90,8 +91,6 @@ class DockerSandbox(Sandbox):
         unsafe: bool = False,
         on_pull: Callable[[PullProgress], None] | None = None,
     ) -> None:
-        if workspace is not None and not workspace.is_dir():
-            raise SandboxUnavailable(f"the workspace {workspace} is not a directory; make it first")
         expect(
             network, (str, type(None)), "network is a network's name; limits=Limits(network=True) lets blocks use it"
         )
@@ -104,6 +103,7 @@ class DockerSandbox(Sandbox):
             hardening.refuse_loosening(self._options)
             if workspace is not None:
                 hardening.refuse_place(workspace, "workspace")
+        check_workspace(workspace)
         self.image = image or os.environ.get("AGENTEXEC_IMAGE") or DEFAULT_IMAGE
         self._workspace = ContainerWorkspace(None if workspace is None else workspace.resolve(), user)
         self._url = url

@@ -424,6 +424,17 @@ def test_a_workspace_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         open_executor("local", workspace=tmp_path / "missing")
 
 
+@pytest.mark.parametrize("mode", [0o500, 0o200, 0])
+def test_a_workspace_that_is_not_the_callers_to_write_is_refused(tmp_path: Path, mode: int) -> None:
+    tmp_path.chmod(mode)
+    code = f"from sandboxes import open_executor; open_executor('local', workspace={str(tmp_path)!r})"
+    # Root may write it all the same; without capabilities it is its owner alone.
+    drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    done = subprocess.run([*drop, sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    tmp_path.chmod(0o700)
+    assert f"the workspace {tmp_path} is not writable for you; name a directory" in done.stderr
+
+
 async def test_without_bwrap_it_is_refused_with_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     real_access = os.access
     monkeypatch.setattr("os.access", lambda path, mode: "bwrap" not in str(path) and real_access(path, mode))
