@@ -24,6 +24,9 @@ WORKSPACE, SHARED = "/workspace", "/shared"
 TMPFS = ("/tmp", "/dev/shm")  # noqa: S108 - inside the sandbox
 WRITABLE = (WORKSPACE, SHARED, "/var/tmp", *TMPFS)  # noqa: S108 - inside the sandbox
 UID = 1000
+PROGRAMS = "/usr/bin:/bin:/usr/sbin:/sbin"
+"""Where the system's own programs are, whatever PATH says."""
+CAP_SYS_ADMIN = 1 << 21
 SMALL = 1 << 20
 """Bytes of a file that is shown as a copy in memory."""
 
@@ -55,6 +58,8 @@ ROOTS_OWN = (
     "/proc/vmallocinfo",
 )
 """What needs no capability to be read by root, who may have started us."""
+EVERYBODYS = ("/proc/keys", "/proc/key-users")
+"""What tells of the user's other programs, namespaces or not: what the keys are for that they keep in the kernel."""
 PASSWD = f"root:x:0:0:root:/nonexistent:/usr/sbin/nologin\nsandbox:x:{UID}:{UID}::/tmp:/bin/sh\n"
 GROUP = f"root:x:0:\nsandbox:x:{UID}:\n"
 
@@ -66,6 +71,8 @@ NO_NAMESPACES = (
     "loopback: Failed RTM_NEWADDR",  # AppArmor lets a namespace be made, but nothing be done in it
     "Can't mount proc",
     "Failed to make / slave",
+    "unshare failed",
+    "mount: /dev",
 )
 """What bwrap prints where it may not do its work, whatever is asked of it."""
 
@@ -132,7 +139,7 @@ class BwrapCommand:
         try:
             arguments = self._arguments(interpreter, workspace, limits, shared, filters)
             packed = "".join(argument + "\0" for argument in arguments).encode(errors="surrogateescape")
-            self.argv = [program, "--args", str(self._data(packed)), "--", *argv]
+            self.argv = [*_devices_held(), program, "--args", str(self._data(packed)), "--", *argv]
         except BaseException:
             self.__exit__()
             raise
@@ -148,7 +155,7 @@ class BwrapCommand:
             *self._etc(limits),
             *(("--bind", str(shared), SHARED) if shared is not None else ()),
             *_memory_backed(limits),
-            *self._interpreter(interpreter),
+            *self._interpreter(interpreter, workspace),
             *_workspace(interpreter, workspace),
         ]
 
@@ -162,9 +169,9 @@ class BwrapCommand:
                 # As it is at any time, not a copy; a link such as /etc/resolv.conf into /run as what it leads to.
                 yield from ("--ro-bind", os.path.realpath(path), path)
 
-    def _interpreter(self, interpreter: Interpreter) -> Iterator[str]:
+    def _interpreter(self, interpreter: Interpreter, workspace: Path) -> Iterator[str]:
         # After /tmp, since a virtual environment may lie there; before the workspace, see there.
-        paths = interpreter.paths()
+        paths = _parts(interpreter, workspace)
         for path in paths:
             real = os.path.realpath(path)
             if _is_below(path, SYSTEM):
@@ -235,6 +242,33 @@ class BwrapCommand:
         self._descriptors = []
 
 
+def _devices_held() -> list[str]:
+    """Return what bwrap is to be started by, so that the machine's own devices, which it shows, keep their modes.
+
+    Where root starts us, a block is their owner, and bwrap has no option for devices on a read-only mount. So it gets
+    them from one.
+
+    Raises:
+        SandboxUnavailable: a program of util-linux is missing.
+    """
+    if os.geteuid() != 0:
+        return []
+    unshare, mount = shutil.which("unshare", path=PROGRAMS), shutil.which("mount", path=PROGRAMS)
+    if unshare is None or mount is None:
+        raise SandboxUnavailable(
+            "for root, isolation='bwrap' needs the programs 'unshare' and 'mount': type 'apt-get install util-linux "
+            "mount' (Debian, Ubuntu) or 'dnf install util-linux' (Fedora), or be another user"
+        )
+    # A container's root may mount nothing, unless as the root of a user namespace of its own.
+    mine = [] if _may_mount() else ["--map-root-user"]
+    return [unshare, "--mount", *mine, "/bin/sh", "-c", f'{mount} -o rbind,ro,nosuid /dev /dev && exec "$@"', "sh"]
+
+
+def _may_mount() -> bool:
+    status = Path("/proc/self/status").read_text()
+    return bool(int(status.partition("CapEff:")[2].split()[0], 16) & CAP_SYS_ADMIN)
+
+
 def _namespaces(limits: Limits) -> Iterator[str]:
     yield "--unshare-all"
     yield "--unshare-user"  # also where we are root, and required by the next
@@ -248,6 +282,21 @@ def _namespaces(limits: Limits) -> Iterator[str]:
 
 def _is_below(path: str, places: Sequence[str]) -> bool:
     return any(path == place or path.startswith(place + "/") for place in places)
+
+
+def _parts(interpreter: Interpreter, workspace: Path) -> list[str]:
+    """Return the interpreter's `paths`, but for those in the workspace that a link leads out of it.
+
+    A block may have put that there, for the next start to show what it leads to.
+    """
+    inside = [str(workspace.resolve())]
+    paths = interpreter.paths()
+
+    def lies_inside(path: str) -> bool:
+        return _is_below(path, inside) or _is_below(os.path.realpath(os.path.dirname(path)), inside)
+
+    seen = (*inside, *SYSTEM, *(path for path in paths if not lies_inside(path)))
+    return [path for path in paths if not lies_inside(path) or _is_below(os.path.realpath(path), seen)]
 
 
 def _written(descriptor: int, path: str) -> Iterator[str]:
@@ -264,7 +313,7 @@ def _system() -> Iterator[str]:
 
 def _memory_backed(limits: Limits) -> Iterator[str]:
     yield from ("--proc", "/proc", "--dev", "/dev")
-    for path in ROOTS_OWN if os.geteuid() == 0 else ():
+    for path in (*EVERYBODYS, *(ROOTS_OWN if os.geteuid() == 0 else ())):
         if os.path.exists(path):
             yield from ("--ro-bind", "/dev/null", path)
     # Filling /tmp is running out of space; filling shared memory is using memory up. Both together are less than what
@@ -279,10 +328,18 @@ def _workspace(interpreter: Interpreter, workspace: Path) -> Iterator[str]:
     # An interpreter that lies in the workspace must stay what it is. These mount points exist: bwrap must never
     # make one inside a writable directory, where it could be led elsewhere (CVE-2026-87766).
     inside = workspace.resolve()
-    for path in interpreter.paths():
-        real = Path(path).resolve()
-        if real.is_relative_to(inside):
-            yield from ("--ro-bind", str(real), str(WORKSPACE / real.relative_to(inside)))
+    prefixes = {Path(prefix).resolve() for prefix in interpreter.prefixes} - {inside}
+    parts = {Path(path).resolve() for path in _parts(interpreter, workspace)}
+    held: list[Path] = []
+    for place in sorted(place for place in prefixes | parts if place.is_relative_to(inside) and place.exists()):
+        if any(place.is_relative_to(outer) for outer in held):
+            continue
+        held.append(place)
+        # A directory that is mounted on cannot be renamed, but those above it can.
+        for above in (*reversed(place.parents), place):
+            if inside in above.parents:
+                there = str(WORKSPACE / above.relative_to(inside))
+                yield from ("--ro-bind" if above == place else "--bind", str(above), there)
     # Where root starts us, the block is the owner of /proc/sys, and core_pattern would make it the host's root.
     yield from ("--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", WORKSPACE)
 

@@ -531,6 +531,39 @@ async def test_a_virtual_environment_in_the_workspace_is_used_and_cannot_be_chan
     assert not list(tmp_path.rglob("planted.py"))
 
 
+async def test_links_beside_an_interpreter_in_the_workspace_show_nothing_of_the_machine(tmp_path: Path) -> None:
+    """Neither one that a block makes, nor one that is there already, perhaps by a block of another backend."""
+    require_engine(BACKENDS[0].installed(), BACKENDS[0].engine)
+    secret, workspace = tmp_path / "secret", tmp_path / "workspace"
+    secret.mkdir()
+    (secret / "key").write_text("of the machine")
+    venv = workspace / "project/venv"
+    command = [sys.executable, "-m", "venv", "--without-pip", str(venv)]
+    await asyncio.to_thread(subprocess.run, command, check=True, timeout=50)
+    (venv / "share").symlink_to(secret)
+    code = f"""
+import os
+for make in (
+    lambda: os.symlink({str(secret)!r}, "project/venv/libexec"),
+    lambda: os.rename("project/venv", "project/other"),
+    lambda: os.rename("project", "other"),
+):
+    try: make(); print("made")
+    except OSError as error: print(error.strerror)
+print(os.path.exists({str(venv / "share/key")!r}), os.path.exists({str(venv / "libexec/key")!r}))
+open("project/written", "w").close()
+"""
+    refused = "Read-only file system\n" + 2 * "Device or resource busy\n" + "False False\n"
+    async with open_executor(
+        "local", isolation="bwrap", workspace=workspace, python=str(venv / "bin/python")
+    ) as executor:
+        for _ in range(2):
+            result = await executor.run(CodeBlock(code))
+            assert result.stdout == refused, result.stderr
+            assert result.verdict == "ok"
+            await executor.restart()
+
+
 # Limits
 
 

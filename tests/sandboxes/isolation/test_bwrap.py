@@ -137,3 +137,45 @@ print(open({str(beside)!r}).read(), os.path.exists({str(hidden)!r}), os.path.rea
 """
             result = await executor.run(CodeBlock(code))
             assert result.stdout == f"said False {zone.resolve()}\n", result.stderr
+
+
+async def test_the_machine_s_devices_cannot_be_changed() -> None:
+    require_engine(BACKENDS[0].installed(), BACKENDS[0].engine)
+    # As it is already, so that nothing happens to the machine where a block does have the right.
+    code = """
+import os, stat
+for name in ("null", "zero", "full", "random", "urandom", "tty"):
+    path = "/dev/" + name
+    mode = stat.S_IMODE(os.stat(path).st_mode)
+    for change in (lambda: os.chmod(path, mode), lambda: os.chown(path, -1, os.getgid()), lambda: os.utime(path)):
+        try:
+            change()
+            print("changed", path)
+        except OSError:
+            pass
+print(open("/dev/zero", "rb").read(1), open("/dev/null", "w").write("x"))
+"""
+    async with open_executor("local", isolation="bwrap") as executor:
+        result = await executor.run(CodeBlock(code))
+        assert result.stdout == "b'\\x00' 1\n", result.stderr
+
+
+def test_root_without_the_programs_that_hold_devices_is_told_what_to_type(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bwrap, "find_bwrap", lambda: "/usr/bin/bwrap")
+    monkeypatch.setattr(bwrap, "PROGRAMS", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(SandboxUnavailable, match="type 'apt-get install util-linux mount'"):
+        BwrapCommand(find_interpreter(), tmp_path, ["true"], Limits())
+
+
+async def test_what_keys_are_for_is_not_told() -> None:
+    require_engine(BACKENDS[0].installed(), BACKENDS[0].engine)
+    code = """
+for path in ("/proc/keys", "/proc/key-users"):
+    try: print(open(path).read())
+    except OSError: pass
+"""
+    async with open_executor("local", isolation="bwrap") as executor:
+        assert (await executor.run(CodeBlock(code))).stdout.strip() == ""
