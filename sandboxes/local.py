@@ -24,6 +24,7 @@ from sandboxes.sandbox import ByteStream, Sandbox, module_names
 from sandboxes.script import ScriptExecutor
 from sandboxes.throwaway import ThrowawayDirectory
 from sandboxes.types import Isolation, Limits
+from sandboxes.waiting import uninterrupted
 
 IsolationName = Literal["auto", "bwrap", "landlock", "none"]
 
@@ -104,8 +105,7 @@ class LocalSandbox(Sandbox):
                 "the isolated local sandbox needs Linux; isolation='none' runs without any protection"
             )
         if self._workspace is None:
-            self._own = await asyncio.to_thread(ThrowawayDirectory)
-            self._workspace = self._own.path
+            await uninterrupted(asyncio.to_thread(self._make_workspace))
         command = [self._interpreter.executable, *argv[1:]]
         if self._tier == "bwrap":
             try:
@@ -122,12 +122,21 @@ class LocalSandbox(Sandbox):
             await self._prepare_landlock()
         return await self._launch_plain(command, limits)
 
+    # Kept as soon as they are there: a start that is cancelled meanwhile has `close` remove them.
+
+    def _make_workspace(self) -> None:
+        self._own = ThrowawayDirectory()
+        self._workspace = self._own.path
+
+    def _make_temporary(self) -> None:
+        self._temporary = ThrowawayDirectory()
+
     async def _prepare_landlock(self) -> None:
         landlock.require(self._interpreter, self.workspace)
         if self._shared is not None:  # asked for while there was hope for bwrap
             raise SandboxUnavailable(f"{NO_KERNELS} ({self._why})")
         if self._temporary is None:
-            self._temporary = await asyncio.to_thread(ThrowawayDirectory)
+            await uninterrupted(asyncio.to_thread(self._make_temporary))
         else:
             await asyncio.to_thread(empty_directory, str(self._temporary.path))
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from sandboxes.errors import SandboxError
 from sandboxes.executor import Executor
 from sandboxes.registry import open_executor
 from sandboxes.types import CodeBlock, Isolation, Limits, Result
+from sandboxes.waiting import uninterrupted
 
 BACKEND_TIMEOUT = 150.0
 """Seconds for one backend; far more than it takes on a slow machine."""
@@ -78,9 +79,12 @@ async def diagnose(
     """
     heavy = asyncio.Lock()
     machine = await asyncio.to_thread(look_at_machine)
-    (name, reason), reports = await asyncio.gather(
-        _default(default), asyncio.gather(*(_examine(candidate, heavy) for candidate in candidates))
-    )
+    # `gather` would be over with the first of them that is cancelled, and the loop's end would leave sandboxes behind.
+    async with asyncio.TaskGroup() as group:
+        usual = group.create_task(_default(default))
+        examined = [group.create_task(_examine(candidate, heavy)) for candidate in candidates]
+    name, reason = usual.result()
+    reports = [each.result() for each in examined]
     return Diagnosis(
         machine=machine,
         default=name,
@@ -105,7 +109,10 @@ async def _examine(candidate: Candidate, heavy: asyncio.Lock) -> BackendReport:
     started = time.monotonic()
     try:
         async with asyncio.timeout(BACKEND_TIMEOUT):
-            with await asyncio.to_thread(Canaries) as canaries, _in_environment(canaries):
+            with ExitStack() as stack:
+                # Whatever interrupts it: what has been made by then is removed.
+                canaries = await uninterrupted(asyncio.to_thread(lambda: stack.enter_context(Canaries())))
+                stack.enter_context(_in_environment(canaries))
                 tier, findings = await Examination(candidate, canaries, heavy).run()
     except TimeoutError:
         return BackendReport(

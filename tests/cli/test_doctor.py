@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,19 @@ def test_what_is_not_held_decides(findings: tuple[Finding, ...], isolated: bool)
     assert ("NOT isolated" in words) != isolated
 
 
+def test_an_interrupted_one_leaves_no_sandbox_behind(tmp_path: Path) -> None:
+    require_engine(LOCAL.installed(), LOCAL.engine)
+    command = [sys.executable, "-m", "agentexec", "doctor"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while len(list(tmp_path.iterdir())) < 4:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate()
+    assert (process.returncode, said, list(tmp_path.iterdir())) == (130, (b"", b""), [])
+
+
 def test_a_default_that_refuses_is_not_isolated() -> None:
     found = diagnosis(HELD, default="", reason="bubblewrap is not installed: type it")
     assert not found.isolated
@@ -53,6 +68,7 @@ def test_text_fits_and_is_harmless() -> None:
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", text)
     assert "- local+bwrap: network: reached a" in text
     assert "type it" in text
+    assert re.search("^nothing +network, kernel memory$", text, re.MULTILINE), "what is not held is held by nothing"
     coloured = render(diagnosis(HELD, FAILED, ADVISED), colour=True)
     assert re.search(r"\x1b\[1;31m *NO", coloured)
     assert "\x1b[2J" not in coloured
