@@ -74,6 +74,7 @@ class SearchResult:
     def message(self) -> str:
         """What happened, in a line."""
         if self.best is not None and self.best.score is not None:
-            return f"candidate {self.best.number} of {len(self.candidates)} is the best: {self.best.score.value:g}"
+            score = f"{self.best.score.value:g}"
+            return f"candidate {self.best.number} of {len(self.candidates)} is the best, with score {score}"
         reasons = sorted({each.error or "it does not pass" for each in self.candidates})
         return f"none of {len(self.candidates)} candidates passes ({self.stop_reason}): {'; '.join(reasons)}"

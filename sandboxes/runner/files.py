@@ -83,6 +83,9 @@ def write_new(root: int, name: str, data: bytes) -> None:
     file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=root)
     try:
         write_all(file, data)
+    except OSError:
+        os.unlink(name, dir_fd=root)
+        raise
     finally:
         os.close(file)
 

@@ -360,6 +360,8 @@ class Supervisor:
             else:
                 write_new(self._root, path, data)
         except OSError as error:
+            if not keep:  # the name is ours, and means nothing to anybody
+                raise Refused("io", "the block cannot be put into the workspace: %s" % error.strerror) from None
             raise refusal(error, path) from None
 
     def _remove(self, path: str) -> None:

@@ -46,7 +46,7 @@ def test_the_best_is_kept_and_told(cli: Cli, task: tuple[str, ...]) -> None:
     assert [each["score"] for each in found["candidates"]] == [0.5, 0.5, 0.5]
     assert len({each["run_id"] for each in found["candidates"]}) == 3
     assert (cli.directory / "work/answer").read_text() == "42"
-    assert "candidate 1 of 3 is the best: 0.5" in done.stderr
+    assert "candidate 1 of 3 is the best, with score 0.5" in done.stderr
     # each is a run in the store
     listed = json.loads(cli("runs", "--json").stdout)
     assert {each["run_id"] for each in listed} == {each["run_id"] for each in found["candidates"]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import fcntl
 import json
+import os
 import re
 import shlex
 import shutil
@@ -269,6 +270,22 @@ def test_full_disk_is_said_and_is_status_1(cli: Cli, flags: tuple[str, ...]) -> 
     with Path("/dev/full").open("wb") as full, cli.start("run", "p.py", *flags, stdout=full) as process:
         _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (1, b"agentexec: cannot write the output: No space left on device\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_full_workspace_is_said_and_left_as_it_was(cli: Cli) -> None:
+    disk = cli.directory / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", disk], check=True)
+    try:
+        (disk / "there").write_bytes(b"x" * 8192)
+        cli.write("p.py", "print(1)")
+        done = cli("run", "--workspace", "disk", "p.py")
+        said = "agentexec: the sandbox failed: the block cannot be put into the workspace: No space left on device\n"
+        assert (done.returncode, done.stdout, done.stderr) == (125, "", said)
+        assert os.listdir(disk) == ["there"]
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_json_is_utf_8_in_any_locale(cli: Cli) -> None:
