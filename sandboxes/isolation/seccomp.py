@@ -186,9 +186,10 @@ _SCHEDULING = ((142, 118), (144, 119), (203, 122), (314, 274))  # sched_set{para
 _SUPERVISOR = 1
 _PRIO_PROCESS, _PRIO_USER, _IOPRIO_WHO_PROCESS, _IOPRIO_WHO_USER = 0, 2, 1, 3
 _CLONE_NEW = 0x7E020000 | 0x80  # every CLONE_NEW* flag
-# TIOCSTI, TIOCLINUX; FS_IOC_ADD_ENCRYPTION_KEY, FS_IOC_REMOVE_ENCRYPTION_KEY, …_ALL_USERS: with any file of an
-# encrypted file system, they lock away the files of whoever started us.
-_IOCTL_REFUSED = (0x5412, 0x541C, 0xC0506617, 0xC0406618, 0xC0406619)
+# TIOCSTI, TIOCLINUX; TIOCSETD, for which the machine loads modules; FS_IOC_ADD_ENCRYPTION_KEY,
+# FS_IOC_REMOVE_ENCRYPTION_KEY, …_ALL_USERS: with any file of an encrypted file system, they lock away the files of
+# whoever started us.
+_IOCTL_REFUSED = (0x5412, 0x541C, 0x5423, 0xC0506617, 0xC0406618, 0xC0406619)
 # F_SETLEASE, F_NOTIFY, F_SETDELEG: hold up whoever opens a file, or tell of it, be it the machine's own.
 _FCNTL_REFUSED = (1024, 1026, 1040)
 # SO_ATTACH_FILTER, SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF and _EBPF: programs that the kernel compiles, in memory that
@@ -201,6 +202,8 @@ _HUGE_PAGES = (
     ((29, 194), 2, 0o4000),  # shmget, SHM_HUGETLB
 )
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK, _NETLINK_ROUTE = 1, 2, 10, 16, 0
+# ICMP, TCP, UDP, ICMPv6, UDP-Lite, MPTCP. For others the machine loads modules, or runs the program that looks for one.
+_PROTOCOLS = (0, 1, 6, 17, 58, 136, 262)
 _SOCK_TYPE_MASK, _SOCK_STREAM, _SOCK_SEQPACKET = 0xF, 1, 5
 _TRUNCATE_ABI, _SIGNAL_ABI = 3, 6
 _PER_QUERY = 0xFFFFFFFF
@@ -259,9 +262,10 @@ def compile_filter(machine: str | None = None) -> bytes:
             body = [_argument(flags), (_ANY_BIT, 0, len(body) - 1, _CREATES), *body]
         program += _only_for(calls[column], body)
     program += _only_for(_OPENAT2[column], [_refuse(errno.ENOSYS)])  # its mode lies in memory
-    # The runner has the block's uid, so the kernel would let a block set its limits and starve it.
+    # The runner has the block's uid, so the kernel would let a block set its limits and starve it, by the id of any of
+    # its threads. So only the caller's own can be set, whom 0 stands for.
     changes = _changes_limit()
-    program += _only_for(_PRLIMIT[column], [_argument(0), (_EQUAL, 0, len(changes), _SUPERVISOR), *changes, _PASS])
+    program += _only_for(_PRLIMIT[column], [_argument(0), (_EQUAL, len(changes), 0, 0), *changes, _PASS])
     for numbers in _SCHEDULING:
         program += _only_for(numbers[column], [_argument(0), (_EQUAL, 0, 1, _SUPERVISOR), _refuse(), _PASS])
     for numbers, user in ((_SETPRIORITY, _PRIO_USER), (_IOPRIO_SET, _IOPRIO_WHO_USER)):
@@ -375,15 +379,17 @@ def _pairs() -> list[tuple[int, int, int, int]]:
 
 
 def _sockets(*, unix: bool = True) -> list[tuple[int, int, int, int]]:
-    """Allow unix and internet sockets, and the netlink protocol that lists interfaces; no other family.
+    """Allow unix sockets, those of the internet's usual protocols, and the netlink one that lists interfaces.
 
     Without namespaces there are no unix sockets: their names would lead to the host's services.
     """
+    internet = [_argument(2), *_any_of(_PROTOCOLS, _PASS), _refuse(errno.EPROTONOSUPPORT)]
     return [
         _argument(0),
-        *([(_EQUAL, 6, 0, _AF_UNIX)] if unix else []),
-        (_EQUAL, 5, 0, _AF_INET),
-        (_EQUAL, 4, 0, _AF_INET6),
+        *([(_EQUAL, 0, 1, _AF_UNIX), _PASS] if unix else []),
+        (_EQUAL, 1, 0, _AF_INET),
+        (_EQUAL, 0, len(internet), _AF_INET6),
+        *internet,
         (_EQUAL, 0, 2, _AF_NETLINK),
         _argument(2),
         (_EQUAL, 1, 0, _NETLINK_ROUTE),

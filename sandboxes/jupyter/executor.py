@@ -82,7 +82,8 @@ class KernelExecutor(ScriptExecutor):
         self._traits = KernelTraits(op="kernel", language="" if kernel else "python", interrupt_mode="signal")
 
     async def _open(self) -> None:
-        self._here, self._inside = self._sandbox.share()
+        # Which may first remove what a killed owner has left, however much that is.
+        self._here, self._inside = await asyncio.to_thread(self._sandbox.share)
         try:
             await super()._open()
         except SandboxStartError as error:

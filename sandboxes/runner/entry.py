@@ -53,7 +53,14 @@ def _close_all_but(kept: Iterable[int]) -> None:
     for descriptor in sorted(kept):
         os.closerange(first, descriptor)
         first = descriptor + 1
-    os.closerange(first, 256)
+    os.closerange(first, _highest() + 1)
+
+
+def _highest() -> int:
+    try:
+        return max(int(name) for name in os.listdir("/proc/self/fd"))
+    except OSError:  # no Linux
+        return 255
 
 
 def _end_tree() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import time
@@ -18,6 +19,10 @@ MAX_KNOWN = 20_000
 """Entries of the workspace that are looked at."""
 MAX_LISTED = 1_000
 """Files that are named in a report."""
+MAX_NAMES = 4 << 20
+"""Characters of paths that are remembered, each of which may take the runner 4 bytes; most trees have fewer."""
+MAX_REPORTED = 512 << 10
+"""Bytes of paths in a report, as JSON, which must fit into a frame."""
 MAX_HASHED = 256 << 20
 """Bytes that are hashed for a report; larger files have no digest."""
 
@@ -45,17 +50,21 @@ class Listing:
     def changed(self, since: int, seconds: float) -> List[Dict[str, Any]]:
         """Return path, size and sha256 of what changed since a time (ns since the epoch), sorted by path.
 
-        Looks at `MAX_KNOWN` entries at the most, and returns `MAX_LISTED` of them at the most. Gives up looking,
-        and then hashing, when `seconds` have passed.
+        Looks at `MAX_KNOWN` entries and `MAX_NAMES` characters of paths at the most, and returns `MAX_LISTED` entries
+        and `MAX_REPORTED` bytes of paths at the most. Gives up looking, and then hashing, when `seconds` have passed.
         """
         known: Dict[str, Signature] = {}
         found: List[str] = []
+        room = MAX_NAMES
         end = time.monotonic() + seconds
         for count, (directory, name, path, status) in enumerate(steps(self._root)):
             if count >= MAX_KNOWN or (count % 8 == 7 and time.monotonic() > end):
                 break
             if status is None or not stat.S_ISREG(status.st_mode) or len(path) >= MAX_PATH:
                 continue
+            room -= len(path)
+            if room < 0:
+                break
             signature = _signature(status)
             if status.st_ctime_ns >= since and signature != self._known.get(path):
                 if status.st_mode & (stat.S_ISUID | stat.S_ISGID):
@@ -63,12 +72,15 @@ class Listing:
                 found.append(path)
             known[path] = signature
         self._known = known
-        budget = MAX_HASHED
+        budget, room = MAX_HASHED, MAX_REPORTED
         listed = []
         for path in sorted(found)[:MAX_LISTED]:
             size = known[path][1]
             record = _record(self._root, path, size <= budget, end)
             if record is not None:
+                room -= len(json.dumps(record["path"]))
+                if room < 0:
+                    break
                 budget -= size
                 listed.append(record)
         return listed

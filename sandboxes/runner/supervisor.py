@@ -80,6 +80,7 @@ class Supervisor:
         config["tmpfs"] = [path for path in config["tmpfs"] if os.path.ismount(path)]
         preload(config["preload"], self._channel.reading)
         self._listing = Listing(self._root)
+        self._counted = [os.open(path, DIRECTORY) for path in config["counted"]]
         self._disk = self._new_meter()
         self._rlimits = block_rlimits(config)
         self._shared = [os.open(path, DIRECTORY) for path in (*config["tmpfs"], *config["scratch"])]
@@ -132,7 +133,7 @@ class Supervisor:
             raise StartError("cannot use the workspace %s: %s" % (path, error.strerror)) from None
 
     def _new_meter(self) -> DiskMeter:
-        return DiskMeter(self._root, *(os.open(path, DIRECTORY) for path in self._config["counted"]))
+        return DiskMeter(self._root, *self._counted)
 
     def serve(self) -> None:
         """Answer requests until the host goes away.

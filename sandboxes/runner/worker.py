@@ -74,6 +74,10 @@ class Worker:
         if victim is not None:
             victim.become()
         os.nice(NICE)
+        # The supervisor's own would keep what a block makes of it (its flags, say) for the next one.
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.close(null)
         os.dup2(stdout, 1)
         os.dup2(stderr, 2)
         os.dup2(job, 3)

@@ -171,10 +171,10 @@ async def test_terminal_input_cannot_be_forged(arena: Arena) -> None:
     except OSError:
         slave = os.open("/dev/null", os.O_RDWR)  # the filter comes before the question whether that is a terminal
     libc = ctypes.CDLL(None, use_errno=True)
-    for request in (0x5412, 0x541C, 0x5412 | 1 << 32):  # TIOCSTI, TIOCLINUX, with junk the kernel ignores
+    for request in (0x5412, 0x541C, 0x5423, 0x5412 | 1 << 32):  # TIOCSTI, TIOCLINUX, TIOCSETD; junk is ignored
         print(libc.ioctl(slave, ctypes.c_ulong(request), ctypes.c_char_p(b"x")), ctypes.get_errno())
     """
-    assert (await arena.attack(code)).stdout == "-1 1\n" * 3
+    assert (await arena.attack(code)).stdout == "-1 1\n" * 4
 
 
 async def test_set_uid_programs_give_nothing(arena: Arena) -> None:

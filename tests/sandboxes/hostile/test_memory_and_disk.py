@@ -203,6 +203,23 @@ async def test_many_small_files_do_not_delay_the_answer(arena: Arena) -> None:
     assert len(result.files) <= 1000
 
 
+async def test_long_paths_fit_into_a_report_and_into_the_runner(arena: Arena) -> None:
+    code = """
+    import os
+    name = "\\U0001f600" * 60
+    for _ in range(60): os.mkdir(name); os.chdir(name)
+    for i in range(6000): os.close(os.open("f%d" % i, os.O_CREAT))
+    os.chdir("/")
+    """
+    async with arena.open(disk="64M") as executor:
+        result = await arena.run(executor, code)
+        assert result.files
+        assert sum(len(file.path) for file in result.files) < 1 << 20
+        size = "print(next(int(line.split()[1]) for line in open('/proc/%d/status' % os.getppid()) if 'VmHWM' in line))"
+        after = await arena.run(executor, f"import os\n{size}")
+        assert int(after.stdout) < 100 << 10  # with each path remembered, it was 120 MiB
+
+
 @pytest.mark.parametrize("shape", ["wide", "deep"])
 def test_walk_over_any_number_of_directories_takes_next_to_no_memory(tmp_path: Path, shape: str) -> None:
     # Both the runner and this process, when it removes a workspace, would grow by gigabytes.

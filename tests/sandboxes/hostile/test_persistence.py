@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import pytest
 
@@ -176,6 +177,40 @@ async def test_limits_hold_between_cells(arena: Arena, monkeypatch: pytest.Monke
         result = await executor.run(CodeBlock("print(1)"))
         assert result.verdict == ("failed" if how == "kernel ended" else how), result
         await arena.assert_usable(executor)
+
+
+async def test_flags_of_the_standard_input_are_not_the_next_block_s(arena: Arena) -> None:
+    code = """
+    import fcntl, os
+    print(fcntl.fcntl(0, fcntl.F_GETFL) & (os.O_NONBLOCK | os.O_APPEND))
+    fcntl.fcntl(0, fcntl.F_SETFL, os.O_NONBLOCK | os.O_APPEND)
+    """
+    async with arena.open() as executor:
+        for _ in range(2):
+            assert (await arena.run(executor, code)).stdout == "0\n"
+            await executor.reset()
+
+
+async def test_resets_leave_no_descriptor_in_the_runner(arena: Arena) -> None:
+    async with arena.open() as executor:
+        await executor.reset()
+        await executor.ping()
+        before = _descriptors(arena)
+        for _ in range(5):
+            await executor.reset()
+        await executor.ping()
+        assert _descriptors(arena) == before
+
+
+def _descriptors(arena: Arena) -> int:
+    """Return how many the processes of a sandbox have open, as far as this process may see that."""
+    count = 0
+    for pid in arena.row.processes():
+        try:
+            count += len(os.listdir(f"/proc/{pid}/fd"))
+        except OSError:
+            continue
+    return count
 
 
 async def test_directories_are_like_new_after_a_reset(arena: Arena) -> None:

@@ -181,6 +181,7 @@ def test_common_filter(machine: str) -> None:
         ("openat2", (), "ENOSYS"),
         ("ioctl", (0, 0x5412), "EPERM"),
         ("ioctl", (0, 0x5412 | 1 << 32), "EPERM"),
+        ("ioctl", (0, 0x5423), "EPERM"),
         ("ioctl", (0, 0x5413), ALLOW),
         *[("ioctl", (3, command), "EPERM") for command in (0xC0506617, 0xC0406618, 0xC0406619)],
         *[("fcntl", (3, command), "EPERM") for command in (1024, 1026, 1040)],
@@ -199,11 +200,18 @@ def test_common_filter(machine: str) -> None:
         ("personality", (0x40000,), "EPERM"),
         ("socket", (1, 2, 0), ALLOW),
         ("socket", (40, 1, 0), "EAFNOSUPPORT"),
+        ("socket", (16, 3, 0), ALLOW),
+        ("socket", (16, 3, 12), "EAFNOSUPPORT"),
+        *[("socket", (family, 1, protocol), ALLOW) for family in (2, 10) for protocol in (0, 1, 6, 17, 58, 136, 262)],
+        *[("socket", (family, 1, 132), "EPROTONOSUPPORT") for family in (2, 10)],
         ("openat", (AT_FDCWD, 0, 0o100, 0o4755), "EPERM"),
         ("openat", (AT_FDCWD, 0, 0o100, 0o755), ALLOW),
         ("openat", (AT_FDCWD, 0, 0, 0o4755), ALLOW),
         ("fchmodat", (AT_FDCWD, 0, 0o4755), "EPERM"),
-        ("prlimit64", (1, 7, 4096, 0), "EPERM"),
+        ("prlimit64", (0, 7, 4096, 0), ALLOW),
+        ("prlimit64", (1, 7, 0, 4096), ALLOW),
+        # A thread of the supervisor's is as good as the supervisor.
+        *[("prlimit64", (anybody, 7, new, 0), "EPERM") for anybody in (1, 2, 1234) for new in (4096, 1 << 32)],
     ]
     for name, arguments, expected in cases:
         call = number(name, machine)
