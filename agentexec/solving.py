@@ -171,7 +171,7 @@ async def solve(
         with keep(store, resume, secrets=[secret for each in speakers.values() for secret in each.secrets]) as kept:
             past = _past(task, kept.past)
             fast_forward(speakers.values(), past)
-            where = executor if isinstance(executor, str) else type(executor).__name__
+            where = executor if isinstance(executor, str) else executor.spec or type(executor).__name__
             note, resumed = going_on(past, place, where) if past else (environment(place, inputs), None)
             parts = Parts(speakers, place, gate, person, note, system, code_mode, context, further)
             members = (team or functools.partial(solve_team, plan=plan, review=review, review_plan=review_plan))(parts)

@@ -42,9 +42,11 @@ class Executor(abc.ABC):
 
     Attributes:
         keeps_state: Whether a block finds the variables of the one before.
+        spec: What `open_executor` made it from, such as `"local"`; empty for one that was made otherwise.
     """
 
     keeps_state: ClassVar[bool] = False
+    spec: str = ""
 
     @property
     @abc.abstractmethod

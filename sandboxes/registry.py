@@ -60,13 +60,15 @@ def open_executor(
         raise UnknownExecutor(f"nothing is named after the colon of {spec!r}: say {name!r}, or name something")
     directory = None if workspace is None else Path(workspace)
     try:
-        return _factory(name)(arg or None, limits=limits or Limits(), workspace=directory, **options)
+        executor = _factory(name)(arg or None, limits=limits or Limits(), workspace=directory, **options)
     except TypeError as error:
         for limit in options.keys() & Limits.model_fields.keys():
             if f"keyword argument '{limit}'" in str(error):
                 example = f"limits=Limits({limit}={options[limit]!r})"
                 raise TypeError(f"{limit} is a limit: write open_executor({spec!r}, {example})") from error
         raise
+    executor.spec = spec
+    return executor
 
 
 # To look a name up is to read a file of every installed distribution: 12 ms where there are a hundred. One that is not

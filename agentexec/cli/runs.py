@@ -117,7 +117,8 @@ def header_of(run: RunSummary) -> list[str]:
     shown = {
         "run": run.run_id,
         "status": f"{run.status}{f' ({run.stop_reason})' if run.stop_reason else ''}",
-        "began": f"{moment(run.began)}, last event {moment(run.updated)}",
+        # The events that a branch shares came before it began.
+        "began": f"{moment(run.began)}, last event {moment(max(run.began, run.updated))}",
         "model": run.model,
         "sandbox": run.executor,
         "workspace": run.workspace or "-",

@@ -37,7 +37,9 @@ from sandboxes.errors import (
     UnknownExecutor,
     UnsafePath,
 )
+from sandboxes.executor import Executor
 from sandboxes.fake import FakeExecutor
+from sandboxes.registry import open_executor
 from sandboxes.types import CodeBlock, Limits, OnOutput, Result, WorkspaceFile
 from tests.agentexec.doubles import ScriptedModel, SilentModel, run
 
@@ -61,7 +63,7 @@ def of_type(result: SolveResult, kind: type[E]) -> list[E]:
 
 async def attempt(
     *lines: str | Completion | BaseException,
-    executor: FakeExecutor | None = None,
+    executor: Executor | None = None,
     **options: Any,  # those of `solve`
 ) -> SolveResult:
     """Solve with a coder that says `lines`, without planner and reviewer unless told."""
@@ -488,6 +490,12 @@ class TestExecutor:
         result = await solve("x", model=ScriptedModel([DONE]), executor="fake", plan=False, on_event=break_it)
         assert (result.status, result.answer) == ("solved", "42")
         assert "closing the sandbox failed: stuck" in result.message
+
+    async def test_an_executor_is_called_by_what_it_was_opened_from(self) -> None:
+        result = await attempt(DONE, executor=open_executor("fake"))
+        assert of_type(result, RunStarted)[0].executor == "fake"
+        result = await attempt(DONE, executor=FakeExecutor())
+        assert of_type(result, RunStarted)[0].executor == "FakeExecutor"
 
     async def test_limits_belong_to_the_executor(self) -> None:
         with pytest.raises(ValueError, match="belong to the executor"):

@@ -50,6 +50,7 @@ def test_the_best_is_kept_and_told(cli: Cli, task: tuple[str, ...]) -> None:
     # each is a run in the store
     listed = json.loads(cli("runs", "--json").stdout)
     assert {each["run_id"] for each in listed} == {each["run_id"] for each in found["candidates"]}
+    assert "- sandbox: local\n" in cli("export", "last", "--md").stdout
     assert Path(cli.env["TMPDIR"]).exists()
     assert [name for name in os.listdir(cli.env["TMPDIR"]) if "agentexec" in name] == []
 
