@@ -20,7 +20,12 @@ from agentexec.cli.signals import INTERRUPTED, ignore_signals
 def _completes() -> bool:
     """Whether this process completes a command line for a shell, or helps to set that up."""
     asked = sys.argv[1:2]
-    return "_AGENTEXEC_COMPLETE" in os.environ or not asked or asked[0] == "--help" or asked[0].endswith("-completion")
+    return (
+        "_AGENTEXEC_COMPLETE" in os.environ
+        or not asked
+        or asked[0] in ("-h", "--help")
+        or asked[0].endswith("-completion")
+    )
 
 
 app = typer.Typer(
@@ -28,6 +33,7 @@ app = typer.Typer(
     help="A computer for language models that cannot hurt you.",
     no_args_is_help=True,
     cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
     # For a command that completes nothing it would be work for nothing.
     add_completion=_completes(),
     pretty_exceptions_enable=False,

@@ -162,7 +162,7 @@ class LiveView(View):
     def _show_output(self, lines: list[str], stream: str) -> None:
         if lines:
             style = "red" if stream == "stderr" else ""
-            self._print(*(Text(f"  {line}", style) for line in lines))
+            self._print(*(Padding(Text(line, style), (0, 0, 0, 2), expand=False) for line in lines))
 
     def _print(self, *parts: RenderableType) -> None:
         self._console.print(Group(*parts))

@@ -187,6 +187,7 @@ def test_help_of_every_command_fits_a_terminal_and_its_summary_is_whole(cli: Cli
     shown = cli("--help", env={"COLUMNS": "80"}).stdout
     commands = re.findall(r"^  ([a-z]+) {2,}(.*)$", shown.partition("Commands:")[2], re.MULTILINE)
     assert [name for name, _ in commands][:3] == ["run", "solve", "runs"]
+    assert cli("-h", env={"COLUMNS": "80"}).stdout == shown
     for name, summary in commands:
         assert summary.endswith("."), name
         assert not summary.endswith("..."), name

@@ -462,6 +462,17 @@ def test_live_view_on_a_terminal(cli: Cli, scripted: OpenAIServer) -> None:
     assert shown.rfind(b"\x1b[?25h") > shown.rfind(b"\x1b[?25l")  # the cursor is back
 
 
+def test_long_output_is_indented_on_a_terminal_wherever_it_wraps(cli: Cli, server: OpenAIServer) -> None:
+    server.replies = {"coder": ["```python\nprint('word ' * 60)\n```", "FINAL ANSWER: done"]}
+    cli.env |= {"TERM": "xterm-256color", "COLUMNS": "80"}
+    status, shown = on_terminal(cli, "solve", "x", "-m", "m", "--no-plan", "--no-review")
+    lines = [line for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).splitlines() if "word word" in line]
+    assert status == 0
+    wrapped = [line for line in lines if "print" not in line]
+    assert len(wrapped) > 3
+    assert all(line.startswith("  word") and len(line) <= 80 for line in wrapped)
+
+
 @pytest.mark.parametrize("term", ["xterm-256color", "dumb"])
 def test_terminal_cannot_be_attacked(cli: Cli, server: OpenAIServer, term: str) -> None:
     coder(server, ATTACK, "FINAL ANSWER: \x1b]52;c;eA==\x07 [blink]x[/blink] \u202e")
