@@ -21,6 +21,8 @@ from sandboxes.isolation.seccomp import AUDIT_ARCH, asked_calls, compile_filter,
 from sandboxes.runner.confine import SCOPE_ABI, landlock_abi
 from sandboxes.types import Limits
 
+PROBED = ("/etc/debian_version",)
+"""Harmless files that programs take to be missing or readable, and nothing else: pip fails where it is forbidden."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 MISSING = (
     "Landlock is not available here: it needs Linux 5.13 or newer with CONFIG_SECURITY_LANDLOCK, and 'landlock' among "
@@ -93,7 +95,7 @@ def runner_filter() -> str:
 
 def _readable(interpreter: Interpreter, network: bool) -> Iterator[str]:
     """Yield existing files and directories that are shown, and may be executed."""
-    for path in (*SYSTEM, *ETC, *(ETC_NETWORK if network else ()), *interpreter.paths()):
+    for path in (*SYSTEM, *ETC, *PROBED, *(ETC_NETWORK if network else ()), *interpreter.paths()):
         if os.path.exists(path):
             yield os.path.realpath(path)
 

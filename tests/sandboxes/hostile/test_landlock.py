@@ -116,6 +116,13 @@ async def test_files_outside_stay_what_they_are(arena: Arena, how: str) -> None:
     assert after[1] == before[1]
 
 
+@pytest.mark.skipif(not os.path.exists("/etc/debian_version"), reason="Debian and its children have it")
+async def test_what_pip_looks_for_can_be_read(arena: Arena) -> None:
+    async with arena.open() as executor:
+        result = await executor.run(CodeBlock("print(open('/etc/debian_version').read(), end='')"))
+    assert result.stdout == Path("/etc/debian_version").read_text(), result
+
+
 async def test_modes_and_times_of_its_own_files_can_be_set(arena: Arena) -> None:
     code = """
     import os, shutil, subprocess, tempfile
