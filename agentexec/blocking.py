@@ -19,7 +19,9 @@ def blocking(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return asyncio.run(function(*args, **kwargs))
-        raise RuntimeError("an event loop is running here: write 'await solve(...)' instead of 'solve_sync(...)'")
+            pass
+        else:
+            raise RuntimeError("an event loop is running here: write 'await solve(...)' instead of 'solve_sync(...)'")
+        return asyncio.run(function(*args, **kwargs))  # here, lest what it raises be said to have come while handling
 
     return wrapper

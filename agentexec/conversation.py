@@ -25,7 +25,9 @@ class _Shared:
 
 
 class Conversation(Sequence[Message]):
-    """What was said, in order. Append-only; every message is an event in the log.
+    """What was said: a sequence of `Message`, as in `conversation[-1].content`. Append-only.
+
+    Every message is an event in the log.
 
     Args:
         task: The user's task, message 0.

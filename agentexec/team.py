@@ -138,7 +138,10 @@ def agent(
     function: Callable[[Conversation], Awaitable[str | Message] | str | Message],
     description: str = "",
 ) -> FunctionAgent:
-    """Return an agent that says what a function (plain or async) of the conversation returns."""
+    """Return an agent that says what a function (plain or async) of the conversation returns.
+
+    A tool that is no model is one, too: `agent("counter", lambda conversation: str(len(conversation[-1].content)))`.
+    """
     if name == TASK or not name:
         raise ValueError(f"an agent cannot be called {name!r}")
     return FunctionAgent(name, function, description)

@@ -670,6 +670,11 @@ class TestResult:
 
 
 class TestSync:
+    def test_an_error_is_passed_on_as_it_is(self) -> None:
+        with pytest.raises(ValueError, match="bug") as caught:
+            solve_sync("x", model=ScriptedModel([ValueError("bug")]), executor=FakeExecutor(), plan=False)
+        assert caught.value.__context__ is None, "nothing was being handled"
+
     def test_does_the_same(self) -> None:
         result = solve_sync("x", model=ScriptedModel([run("x"), DONE]), executor=FakeExecutor(), plan=False)
         assert result.answer == "42"
