@@ -23,7 +23,7 @@ from sandboxes.runner.files import empty_directory
 from sandboxes.sandbox import ByteStream, Sandbox, module_names
 from sandboxes.script import ScriptExecutor
 from sandboxes.throwaway import ThrowawayDirectory
-from sandboxes.types import Isolation, Limits
+from sandboxes.types import Isolation, Limits, expect
 from sandboxes.waiting import uninterrupted
 
 IsolationName = Literal["auto", "bwrap", "landlock", "none"]
@@ -72,6 +72,7 @@ class LocalSandbox(Sandbox):
         if isolation not in get_args(IsolationName):
             raise ValueError(f"isolation={isolation!r}: choose from {', '.join(get_args(IsolationName))}")
         check_workspace(workspace)
+        expect(env, (Mapping, type(None)), 'env maps names to values, as in {"TZ": "UTC"}')
         self._interpreter: Interpreter = find_interpreter(python)
         self._tier, self._why = choose(isolation)
         self._auto = isolation == "auto"

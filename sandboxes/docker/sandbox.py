@@ -91,9 +91,12 @@ class DockerSandbox(Sandbox):
         unsafe: bool = False,
         on_pull: Callable[[PullProgress], None] | None = None,
     ) -> None:
-        expect(
-            network, (str, type(None)), "network is a network's name; limits=Limits(network=True) lets blocks use it"
-        )
+        nothing = type(None)
+        expect(network, (str, nothing), "network is a network's name; limits=Limits(network=True) lets blocks use it")
+        expect(cpus, (int, float, nothing), "cpus is a number of processors, as in 1.5")
+        expect(tmpfs, (Mapping, nothing), 'tmpfs maps directories to sizes, as in {"/tmp": "256M"}')
+        expect(mounts, (Mapping, nothing), 'mounts maps directories to places inside, as in {"/srv/data": "/data"}')
+        expect(env, (Mapping, nothing), 'env maps names to values, as in {"TZ": "UTC"}')
         self._options = ContainerOptions(
             cpus, dict(tmpfs or {}), dict(mounts or {}), network, gpus, runtime, dict(host_config or {})
         )
