@@ -23,6 +23,8 @@ STATE, PARENT, THREADS, STARTED, VIRTUAL, RESIDENT = 0, 1, 17, 19, 20, 21
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 IPC_RMID = 0
+MANY_LOCKS = 10_000
+"""Locks on files, which no program holds that means well."""
 VFORK = 1.0
 """Seconds that a child may take from vfork to exec; they are milliseconds on an idle machine."""
 
@@ -89,6 +91,30 @@ def page_tables(tree: Dict[int, List[str]], worth: int) -> int:
         except OSError:
             continue
     return total
+
+
+def many_locks(tree: Dict[int, List[str]], seconds: float) -> bool:
+    """Whether processes hold very many locks on files, or may, as they hide what they hold or have too much to look at.
+
+    For each lock the kernel takes 200 bytes, which it counts as nobody's, and it sets no bound to their number.
+    """
+    end = time.monotonic() + seconds
+    count = 0
+    for pid, fields in tree.items():
+        try:
+            for path, _ in descriptors(pid):
+                with open(path.replace("/fd/", "/fdinfo/"), "rb") as file:
+                    count += file.read().count(b"\nlock:")
+                if count > MANY_LOCKS or time.monotonic() > end:
+                    return True
+        except PermissionError:
+            if int(fields[VIRTUAL]) > 0:
+                return True
+        except Opaque:
+            return True
+        except OSError:  # it ended, or closed it
+            continue
+    return False
 
 
 def remove_segments() -> None:

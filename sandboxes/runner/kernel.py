@@ -66,6 +66,7 @@ class Kernel(Block):
                     self._channel.queue(frame)
         self._started, self._cpu_before = time.monotonic(), self._cpu()
         watch.count_cpu_from(self._cpu_before)
+        watch.go_on_from(self._idle)
         self._next_sample = 0.0
 
     def finish(self) -> Dict[str, Any]:

@@ -13,7 +13,7 @@ import time
 
 from .disk import UNSEEN, DiskMeter, megabytes
 from .files import MIN_FILE
-from .hidden import RESIDENT, Memory, memory_without_name, page_tables, task_fields, without_vforked
+from .hidden import RESIDENT, Memory, many_locks, memory_without_name, page_tables, task_fields, without_vforked
 from .linux import processes
 from .tally import CpuTally
 
@@ -72,7 +72,10 @@ class Watch:
         self._cpu_before = children_cpu()
         if group is not None:
             group.begin()
-        self._shmem_before = _meminfo_shmem()
+        self._shmem_before = _meminfo(b"Shmem:")
+        self._kernel_before = -1
+        self._locks = False
+        self._locks_next = 0.0
         self._full_before = self._full()
         self._suspect_since = 0.0
         self._holdings: Dict[int, Memory] = {}
@@ -84,6 +87,10 @@ class Watch:
         self._cpu_before = seconds
         if self._tally is not None:
             self._tally.begin(self._tree())
+
+    def go_on_from(self, other: "Watch") -> None:
+        """Count what locks on files take from where another watcher of the same processes does."""
+        self._kernel_before, self._locks = other._kernel_before, other._locks
 
     def cpu_time(self) -> float:
         """Return CPU seconds of the tree so far; exact once everything is reaped."""
@@ -155,11 +162,22 @@ class Watch:
                 self._again_in(SHORTEST)
                 return None
             used = counted
+        used += self._locks_memory(tree)
         self.peak_memory = max(self.peak_memory, used)
         self._again_in((limit - used) / (FILL_RATE * CORES))
         if used <= limit:
             return None
         return "memory", "used %s of memory; the limit is %s" % (megabytes(used), megabytes(limit))
+
+    def _locks_memory(self, tree: Dict[int, List[str]]) -> int:
+        """Return bytes that the kernel has for the tree's locks on files, where it has come to hold much more."""
+        held = _meminfo(b"SUnreclaim:")
+        if self._kernel_before < 0:
+            self._kernel_before = held
+        grown, now = held - self._kernel_before, time.monotonic()
+        if grown > UNSEEN and not self._locks and now >= self._locks_next:
+            self._locks, self._locks_next = many_locks(tree, DiskMeter.LONG_SLICE), now + PATIENCE
+        return grown if self._locks and grown > UNSEEN else 0
 
     def _count_memory(self, tree: Dict[int, List[str]], limit: int) -> Optional[int]:
         """Return bytes that the tree holds, by a look at it, or None if that takes longer than one sample may."""
@@ -167,7 +185,7 @@ class Watch:
         used = PAGE * sum(int(stat[RESIDENT]) for stat in tree.values())
         tables = page_tables(tree, limit // 4)
         files = _tmpfs_used(self._tmpfs)
-        unseen = _meminfo_shmem() - self._shmem_before - files
+        unseen = _meminfo(b"Shmem:") - self._shmem_before - files
         if used + tables + files > limit or unseen > UNSEEN:
             # Resident pages count what is shared once for each process, and do not count memory files that
             # nobody maps; so before anybody is killed, look exactly.
@@ -247,12 +265,12 @@ def _tmpfs_inodes(paths: List[str]) -> int:
     return inodes
 
 
-def _meminfo_shmem() -> int:
-    """Return the whole machine's shared memory: its growth hints at memory that no process maps."""
+def _meminfo(name: bytes) -> int:
+    """Return bytes of a kind of memory on the whole machine, whose growth hints at what no process maps."""
     try:
         with open("/proc/meminfo", "rb") as file:
             for line in file:
-                if line.startswith(b"Shmem:"):
+                if line.startswith(name):
                     return int(line.split()[1]) * 1024
     except OSError:
         pass

@@ -16,7 +16,7 @@ from sandboxes.conformance.programs import DISK, MEMORY, PRELUDE, SHARED_MEMORY,
 from sandboxes.isolation.cgroups import usable_place
 from sandboxes.runner.files import remove_tree, steps
 from tests.sandboxes.backends import DOCKER
-from tests.sandboxes.hostile.arena import Arena
+from tests.sandboxes.hostile.arena import KERNEL, Arena
 
 
 @pytest.mark.parametrize("how", MEMORY | SHARED_MEMORY)
@@ -218,6 +218,21 @@ async def test_long_paths_fit_into_a_report_and_into_the_runner(arena: Arena) ->
         size = "print(next(int(line.split()[1]) for line in open('/proc/%d/status' % os.getppid()) if 'VmHWM' in line))"
         after = await arena.run(executor, f"import os\n{size}")
         assert int(after.stdout) < 100 << 10  # with each path remembered, it was 120 MiB
+
+
+async def test_locks_on_files_are_memory(arena: Arena) -> None:
+    # The kernel has no bound for their number, and no control group counts them.
+    code = """
+    import fcntl, os, time
+    print("before", flush=True)
+    os.fork()
+    held, end = [], time.monotonic() + 20
+    while time.monotonic() < end and len(held) < 200:
+        held.append(os.open("l%d-%d" % (os.getpid(), len(held)), os.O_RDWR | os.O_CREAT))
+        for at in range(4000, 0, -2): fcntl.lockf(held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB, 1, at)
+    time.sleep(30)
+    """
+    await arena.attack(code, verdict="memory", memory=(KERNEL if arena.row.keeps_state else 0) + (32 << 20))
 
 
 @pytest.mark.parametrize("shape", ["wide", "deep"])
