@@ -194,7 +194,11 @@ class DockerSandbox(Sandbox):
                 os.chown(self._shared.path, *(int(number) for number in user.split(":")))
             shared.append(Mount(SHARED, str(self._shared.path), type="bind"))
         host = hardening.host_settings(
-            limits, self._options, writable=[workspace, *shared], tmpfs=tmpfs, preload=bool(self._preload)
+            limits,
+            self._options,
+            writable=[workspace, *shared, *self._workspace.covers()],
+            tmpfs=tmpfs,
+            preload=bool(self._preload),
         )
         return engine.create(
             self.image,

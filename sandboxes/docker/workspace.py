@@ -11,6 +11,7 @@ from docker.types import Mount
 from sandboxes.docker.engine import Engine
 from sandboxes.docker.owners import own_labels
 from sandboxes.errors import SandboxUnavailable
+from sandboxes.isolation.sockets import sockets_in
 from sandboxes.throwaway import ThrowawayDirectory
 
 WORKSPACE = "/workspace"
@@ -121,6 +122,15 @@ class ContainerWorkspace:
         if self._volume:
             return Mount(WORKSPACE, self._volume, type="volume", no_copy=True), owner
         return Mount(WORKSPACE, str(self._directory), type="bind", read_only=False), owner
+
+    def covers(self) -> list[Mount]:
+        """Return mounts that hide sockets of this machine's programs in the workspace."""
+        if self._pinned is None or self._own is not None:
+            return []
+        return [
+            Mount(f"{WORKSPACE}/{name}", "/dev/null", type="bind", read_only=True)
+            for name in sockets_in(self._pinned.path)
+        ]
 
     def _make_volume(self, engine: Engine, image: str, owner: str) -> None:
         """Make a volume and give it to the owner: a new one is root's, and no setting changes that."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from sandboxes.errors import SandboxStartError, SandboxUnavailable
 from sandboxes.isolation.interpreter import Interpreter
 from sandboxes.isolation.seccomp import compile_filter
+from sandboxes.isolation.sockets import sockets_in
 from sandboxes.stream import resolve
 from sandboxes.types import Limits
 
@@ -340,6 +341,8 @@ def _workspace(interpreter: Interpreter, workspace: Path) -> Iterator[str]:
             if inside in above.parents:
                 there = str(WORKSPACE / above.relative_to(inside))
                 yield from ("--ro-bind" if above == place else "--bind", str(above), there)
+    for name in sockets_in(inside):  # existing mount points, too
+        yield from ("--ro-bind", "/dev/null", os.path.join(WORKSPACE, name))
     # Where root starts us, the block is the owner of /proc/sys, and core_pattern would make it the host's root.
     yield from ("--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", WORKSPACE)
 

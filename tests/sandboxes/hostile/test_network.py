@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 import time
+from pathlib import Path
 
 import pytest
 
 from sandboxes.conformance.hostile import knock
 from sandboxes.conformance.programs import ADDRESSES, LISTEN, REFUSED_AT_ONCE, reach
+from sandboxes.isolation.sockets import sockets_in
 from tests.sandboxes.hostile.arena import Arena
 
 
@@ -78,3 +83,40 @@ async def test_sockets_of_the_block_itself_work(arena: Arena) -> None:
         print(pool.map(abs, [-1, -2]))
     """
     assert (await arena.attack(code)).stdout == "[1, 2]\n"
+
+
+async def test_sockets_of_the_machine_in_the_workspace_are_not_reachable(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(arena.workspace)
+    (arena.workspace / "below").mkdir()
+    names = {str(arena.workspace / "below/absolute"): socket.SOCK_STREAM, "relative": socket.SOCK_DGRAM}
+    with contextlib.ExitStack() as opened:
+        for name, kind in names.items():
+            listener = opened.enter_context(socket.socket(socket.AF_UNIX, kind))
+            listener.bind(name)
+            os.chmod(name, 0o777)
+            if kind == socket.SOCK_STREAM:
+                listener.listen()
+        code = """
+        import os, socket
+        for name, kind in (("below/absolute", socket.SOCK_STREAM), ("relative", socket.SOCK_DGRAM)):
+            try:
+                socket.socket(socket.AF_UNIX, kind).connect(name)
+                print("reached", name)
+            except OSError as error:
+                print("refused")
+        """
+        assert (await arena.attack(code)).stdout == "refused\n" * 2
+    assert sorted(os.listdir(arena.workspace)) == ["below", "relative"]
+
+
+def test_only_sockets_that_somebody_has_are_found(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "left"))
+    with socket.socket(socket.AF_UNIX) as there:
+        there.bind(str(tmp_path / "a socket"))
+        assert sockets_in(tmp_path) == ["a socket"]
+        assert sockets_in(tmp_path / "file") == []
+    assert sockets_in(tmp_path) == []
