@@ -18,7 +18,7 @@ from sandboxes.isolation.grouped import GroupedStream
 from sandboxes.isolation.handover import Handover
 from sandboxes.isolation.hierarchy import PIDS
 from sandboxes.isolation.interpreter import Interpreter, find_interpreter
-from sandboxes.paths import check_workspace
+from sandboxes.paths import Pinned, check_workspace
 from sandboxes.runner.files import empty_directory
 from sandboxes.sandbox import ByteStream, Sandbox, module_names
 from sandboxes.script import ScriptExecutor
@@ -79,7 +79,8 @@ class LocalSandbox(Sandbox):
         self._own: ThrowawayDirectory | None = None
         self._temporary: ThrowawayDirectory | None = None
         self._shared: ThrowawayDirectory | None = None
-        self._workspace = None if workspace is None else workspace.resolve()
+        self._pinned = None if workspace is None else Pinned(workspace)
+        self._workspace = None if self._pinned is None else self._pinned.path
         self._preload = module_names(preload)
         self._env = dict(env or {})
         self._place = usable_place()
@@ -107,6 +108,8 @@ class LocalSandbox(Sandbox):
             )
         if self._workspace is None:
             await uninterrupted(asyncio.to_thread(self._make_workspace))
+        if self._pinned is not None:  # another sandbox's block that works above it may have put a link in its place
+            self._pinned.check()
         command = [self._interpreter.executable, *argv[1:]]
         if self._tier == "bwrap":
             try:
@@ -128,6 +131,7 @@ class LocalSandbox(Sandbox):
     def _make_workspace(self) -> None:
         self._own = ThrowawayDirectory()
         self._workspace = self._own.path
+        self._pinned = Pinned(self._workspace)
 
     def _make_temporary(self) -> None:
         self._temporary = ThrowawayDirectory()
@@ -283,7 +287,7 @@ class LocalSandbox(Sandbox):
     async def close(self) -> None:
         own, shared, temporary = self._own, self._shared, self._temporary
         if own is not None:
-            self._own = self._workspace = None
+            self._own = self._workspace = self._pinned = None
             await asyncio.to_thread(own.remove)
         if shared is not None:
             self._shared = None

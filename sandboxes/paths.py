@@ -63,3 +63,32 @@ def workspace_path(path: str) -> str:
     if any(len(part) > 255 for part in encoded) or sum(map(len, encoded)) + len(encoded) > 4000:
         raise refuse("it is too long")
     return "/".join(parts)
+
+
+class Pinned:
+    """A directory of this machine that must still be the same one when its name is looked up again.
+
+    Args:
+        path: Where it is.
+
+    Raises:
+        SandboxUnavailable: there is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.path = path.resolve(strict=True)
+            status = self.path.stat()
+        except (OSError, RuntimeError) as error:
+            raise SandboxUnavailable(f"{path} cannot be used: {error}") from None
+        self._identity = status.st_dev, status.st_ino
+
+    def check(self) -> None:
+        """Check that the name still leads there, and not through a link that a block has put in its way.
+
+        Raises:
+            SandboxUnavailable: it does not.
+        """
+        now = Pinned(self.path)
+        if (now.path, now._identity) != (self.path, self._identity):
+            raise SandboxUnavailable(f"{self.path} is another directory than it was at first; open a new executor")

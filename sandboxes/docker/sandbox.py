@@ -19,12 +19,12 @@ from sandboxes.docker.engine import Engine, Image, PullProgress, engine_url, is_
 from sandboxes.docker.hardening import ContainerOptions
 from sandboxes.docker.owners import own_labels, remove_abandoned
 from sandboxes.docker.stream import attach
-from sandboxes.docker.workspace import WORKSPACE, ContainerWorkspace, Pinned
+from sandboxes.docker.workspace import WORKSPACE, ContainerWorkspace
 from sandboxes.errors import SandboxError, SandboxUnavailable
 from sandboxes.executor import Executor
 from sandboxes.isolation.seccomp import AUDIT_ARCH, compile_filter
 from sandboxes.mirror import MirroredExecutor
-from sandboxes.paths import check_workspace
+from sandboxes.paths import Pinned, check_workspace
 from sandboxes.sandbox import ByteStream, Sandbox, module_names
 from sandboxes.script import ScriptExecutor
 from sandboxes.throwaway import ThrowawayDirectory

@@ -12,41 +12,13 @@ from sandboxes.docker.engine import Engine
 from sandboxes.docker.owners import own_labels
 from sandboxes.errors import SandboxUnavailable
 from sandboxes.isolation.sockets import sockets_in
+from sandboxes.paths import Pinned
 from sandboxes.throwaway import ThrowawayDirectory
 
 WORKSPACE = "/workspace"
 """Its place inside."""
 NOBODY = 65534
 """Owner of throw-away workspaces where we are root, so that blocks do not run as root."""
-
-
-class Pinned:
-    """A directory of this machine that must still be the same one when the engine looks it up by its name.
-
-    Args:
-        path: Where it is.
-
-    Raises:
-        SandboxUnavailable: there is none.
-    """
-
-    def __init__(self, path: Path) -> None:
-        try:
-            self.path = path.resolve(strict=True)
-            status = self.path.stat()
-        except (OSError, RuntimeError) as error:
-            raise SandboxUnavailable(f"{path} cannot be mounted: {error}") from None
-        self._identity = status.st_dev, status.st_ino
-
-    def check(self) -> None:
-        """Check that the name still leads there, and not through a link that a block has put in its way.
-
-        Raises:
-            SandboxUnavailable: it does not.
-        """
-        now = Pinned(self.path)
-        if (now.path, now._identity) != (self.path, self._identity):
-            raise SandboxUnavailable(f"{self.path} is another directory than it was at first; open a new executor")
 
 
 class ContainerWorkspace:

@@ -531,6 +531,23 @@ async def test_a_virtual_environment_in_the_workspace_is_used_and_cannot_be_chan
     assert not list(tmp_path.rglob("planted.py"))
 
 
+@pytest.mark.parametrize("isolation", ["bwrap", "landlock"])
+async def test_a_workspace_that_became_a_link_is_not_followed_at_a_restart(tmp_path: Path, isolation: str) -> None:
+    require_engine(BACKENDS[0].installed(), BACKENDS[0].engine)
+    outside, project = tmp_path / "outside", tmp_path / "project"
+    outside.mkdir()
+    (project / "sub").mkdir(parents=True)
+    async with (
+        open_executor("local", isolation=isolation, workspace=project) as first,
+        open_executor("local", isolation=isolation, workspace=project / "sub") as second,
+    ):
+        code = f"import os; os.rename('sub', 'old'); os.symlink({str(outside)!r}, 'sub')"
+        assert (await first.run(CodeBlock(code))).ok
+        with pytest.raises(SandboxUnavailable, match="is another directory than it was"):
+            await second.restart()
+    assert os.listdir(outside) == []
+
+
 async def test_links_beside_an_interpreter_in_the_workspace_show_nothing_of_the_machine(tmp_path: Path) -> None:
     """Neither one that a block makes, nor one that is there already, perhaps by a block of another backend."""
     require_engine(BACKENDS[0].installed(), BACKENDS[0].engine)

@@ -314,7 +314,7 @@ def test_directory_with_a_socket_is_refused(tmp_path: Path) -> None:
         listener.bind(str(tmp_path / "deep" / "er" / "engine.sock"))
         with pytest.raises(UnsafeOption, match="has a socket in it"):
             DockerSandbox(mounts={str(tmp_path): "/m"})
-    with pytest.raises(SandboxUnavailable, match="/nowhere cannot be mounted"):
+    with pytest.raises(SandboxUnavailable, match="/nowhere cannot be used"):
         DockerSandbox(mounts={"/nowhere": "/m"})
     (tmp_path / "other").mkdir()
     with pytest.raises(ValueError, match="cannot be mounted a second time"):
