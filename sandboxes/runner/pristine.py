@@ -9,12 +9,36 @@ import struct
 
 TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List
+    from typing import Any, Callable, Dict, Iterable, List
 
 # linux/fs.h, where a long has 8 bytes
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
 FLAGS = struct.Struct("=Q")
 """The kernel reads and writes the lower half."""
+
+
+class Modes:
+    """Remembers the modes of what cannot be opened without a consequence, and has names that nobody else can take.
+
+    Args:
+        paths: Where these are, what is above first; what is not there does not count.
+    """
+
+    def __init__(self, paths: "Iterable[str]") -> None:
+        self._modes = {path: _mode(path) for path in paths if os.path.exists(path)}
+
+    def restore(self) -> None:
+        """Make them what they were, where that is allowed."""
+        for path, mode in self._modes.items():
+            try:
+                if _mode(path) != mode:
+                    os.chmod(path, mode)
+            except OSError:
+                continue
+
+
+def _mode(path: str) -> int:
+    return stat.S_IMODE(os.stat(path).st_mode)
 
 
 class Pristine:

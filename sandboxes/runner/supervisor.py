@@ -27,7 +27,7 @@ from .kernel import Kernel
 from .kernelspec import find_kernel
 from .listing import Listing
 from .preload import preload
-from .pristine import Pristine
+from .pristine import Modes, Pristine
 from .spare import Spare
 from .transfer import receive_file, send_file
 from .watch import Watch
@@ -43,6 +43,8 @@ LOOK = 0.5
 """Seconds for finding and hashing what a block wrote; the host gives a runner 1.5 s after `wall_time` in all."""
 EMPTYING = 5.0
 """Seconds more for removing what a block left in memory, taken from what it has left of its `wall_time`."""
+TERMINALS = ("/dev/pts", "/dev/pts/ptmx")
+"""What makes terminals: blocks own it where there is one for the sandbox alone."""
 KERNEL_FILES = 1 << 20
 """Bytes that a kernel may have in sockets and files of its own, where the workspace is full already."""
 
@@ -86,6 +88,7 @@ class Supervisor:
         self._shared = [os.open(path, DIRECTORY) for path in (*config["tmpfs"], *config["scratch"])]
         used = {*config["tmpfs"], *config["scratch"], *config["counted"]}
         self._pristine = [Pristine(self._root), *(Pristine(os.open(path, DIRECTORY)) for path in sorted(used))]
+        self._terminals = Modes(TERMINALS if config["pid_namespace"] else ())
         self._rank = Rank(files["oom"]) if "oom" in files else None
         self._victim = Victim(config["write_below"]) if config["memory_group"] else None
         self._group = MemoryGroup.find() if config["memory_group"] else MemoryGroup.given(files)
@@ -251,8 +254,7 @@ class Supervisor:
             self._close_kernel()
         if report["memory_is_full"] or (report["verdict"] == "memory" and not self._kernel):
             self._empty_memory(report)  # the kernel, or the next one, could not live with what they hold
-        for directory in (self._root, *self._shared):
-            reopen(directory)
+        self._reopen()
         self._disk.settle(SETTLE, self._config["limits"]["disk"])
         # Since the last cell: the kernel may have begun with this one before we were told of it.
         since, self._since = self._since, linux.change_time()
@@ -307,8 +309,7 @@ class Supervisor:
             "rlimits": self._rlimits,
         }
         report = self._run_block(job, bool(request.get("live")))
-        for directory in (self._root, *self._shared):
-            reopen(directory)
+        self._reopen()
         if not filename:
             self._remove(path)
         self._disk.settle(SETTLE, self._config["limits"]["disk"])
@@ -316,6 +317,12 @@ class Supervisor:
         report["files"] = self._listing.changed(since, LOOK + left)
         self._blame_file_size(report)
         self._channel.send(dict(report, op="result"))
+
+    def _reopen(self) -> None:
+        """Make usable again what a block may have locked."""
+        for directory in (self._root, *self._shared):
+            reopen(directory)
+        self._terminals.restore()
 
     def _unused_name(self, suffix: str) -> str:
         """Return a name that no earlier block could have guessed and put something in the way of."""
@@ -384,6 +391,7 @@ class Supervisor:
             empty_directory(path)
         for directory in self._pristine:
             directory.restore()
+        self._terminals.restore()
         self._listing, self._disk = Listing(self._root), self._new_meter()
         if self._ahead is not None:
             self._ahead = self._ahead[0], Watch(self._config, self._disk, self._group)

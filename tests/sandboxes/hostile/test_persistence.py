@@ -191,6 +191,27 @@ async def test_flags_of_the_standard_input_are_not_the_next_block_s(arena: Arena
             await executor.reset()
 
 
+async def test_terminals_are_there_for_the_next_block(arena: Arena) -> None:
+    use = """
+    import os
+    try: print(os.openpty() and "there")
+    except OSError as error: print(error.strerror)
+    """
+    lock = """
+    import os
+    for path in ("/dev/pts/ptmx", "/dev/pts"):
+        try: os.chmod(path, 0)
+        except OSError: pass
+    """
+    async with arena.open() as executor:
+        before = (await arena.run(executor, use)).stdout
+        await arena.run(executor, lock)
+        assert (await arena.run(executor, use)).stdout == before
+        await arena.run(executor, lock)
+        await executor.reset()
+        assert (await arena.run(executor, use)).stdout == before
+
+
 async def test_resets_leave_no_descriptor_in_the_runner(arena: Arena) -> None:
     async with arena.open() as executor:
         await executor.reset()
