@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +19,7 @@ from agentexec.errors import RunNotFound, SettingsError, SnapshotError, StoreErr
 from agentexec.events import Answer, BlockFinished, Event, MessageAdded, RunFinished, RunStarted
 from agentexec.parts import ROLES
 from agentexec.settings import Settings, load_settings
+from agentexec.snapshots.copying import copy_workspace
 from agentexec.store import Recorder, RunSummary, Store
 from agentexec.store.codec import UnknownEvent
 from agentexec.visible import visible
@@ -189,19 +187,12 @@ def _branched_workspace(store: Store, summary: RunSummary, events: list[Event]) 
     why = "the branch begins" if summary.parent else "its own was thrown away"
     if not _restore(store, events, path, why) and (source := _parent_workspace(store, summary)):
         try:
-            shutil.copytree(source, path, symlinks=True, dirs_exist_ok=True, ignore=_special)
-        except (OSError, RecursionError) as error:  # shutil.Error too, with a line for each file
+            copy_workspace(source, path)
+        except (OSError, RecursionError, SnapshotError) as error:
             why = getattr(error, "strerror", None) or str(error)[:500]
             fail(f"cannot copy the workspace {source} for the branch: {why}", STORE_FAILED)
         say(f"the branch begins with a copy of {source} as it is now, since it was not saved")
     return path
-
-
-def _special(directory: str, names: list[str]) -> list[str]:
-    """Return what is neither a file, a directory nor a link: it could keep us waiting for ever."""
-    modes = {name: os.lstat(os.path.join(directory, name)).st_mode for name in names}
-    kinds = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISLNK)
-    return [name for name, mode in modes.items() if not any(is_kind(mode) for is_kind in kinds)]
 
 
 def _restore(store: Store, events: list[Event], path: Path, why: str) -> bool:

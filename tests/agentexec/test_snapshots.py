@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,8 @@ from agentexec.errors import (
     SnapshotStoreFull,
     SnapshotTooLarge,
 )
-from agentexec.snapshots import SnapshotLimits, SnapshotStore
+from agentexec.snapshots import SnapshotLimits, SnapshotStore, copying, scan
+from agentexec.snapshots.copying import copy_workspace
 
 ROOT = os.geteuid() == 0
 
@@ -719,3 +721,48 @@ def test_a_full_disk_is_said_loses_nothing_and_can_be_cleaned(
         assert tell(tmp_path / "copy") == tell(workspace)
     finally:
         subprocess.run(["umount", small], check=True, timeout=30)
+
+
+# Copies
+
+
+def test_a_copy_holds_what_is_there_and_no_more(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "below/locked").mkdir(parents=True)
+    target.mkdir()
+    (source / "below/a").write_bytes(b"x" * 3_000_000)
+    os.utime(source / "below/a", (1, 2))
+    (source / "below/a").chmod(0o640)
+    (source / "link").symlink_to("/etc")
+    (source / "below/locked").chmod(0)
+    os.mkfifo(source / "pipe")
+    copy_workspace(source, target)
+    copied = target / "below/a"
+    assert copied.read_bytes() == b"x" * 3_000_000
+    assert (copied.stat().st_mode & 0o7777, copied.stat().st_mtime) == (0o640, 2)
+    assert os.readlink(target / "link") == "/etc"
+    assert stat.S_IMODE((target / "below/locked").stat().st_mode) == 0
+    assert sorted(os.listdir(target)) == ["below", "link"]
+
+
+@pytest.mark.parametrize("name", ["directory", "file"])
+def test_a_copy_follows_no_link_that_is_put_in_the_way_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    source, target, secret = tmp_path / "source", tmp_path / "target", tmp_path / "secret"
+    for directory in (source / "directory", target, secret):
+        directory.mkdir(parents=True)
+    (source / "file").write_text("mine")
+    (secret / "key").write_text("of the machine")
+    opened = scan.opened_directory if name == "directory" else scan.opened_file
+
+    def swap(each: str, parent: int, **options: bool) -> Any:
+        if each == name and (source / name).exists() and not (source / name).is_symlink():
+            (source / name).rename(source / "away")
+            (source / name).symlink_to(secret if name == "directory" else secret / "key")
+        return opened(each, parent, **options)
+
+    monkeypatch.setattr(copying, opened.__name__, swap)
+    with pytest.raises(OSError, match=r"replaced|Not a directory|Too many levels"):
+        copy_workspace(source, target)
+    assert not any(path.is_file() and "machine" in path.read_text() for path in target.rglob("*"))
