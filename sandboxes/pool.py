@@ -180,8 +180,9 @@ class Pool:
 
     async def _close_all(self) -> None:
         # First what is being started or replaced comes to its end, so that nothing is added any more.
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        while tasks := set(self._tasks):
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._tasks -= tasks  # from Python 3.12 on, that they are done is known before they are taken out
         ends = await asyncio.gather(*(self._close(each) for each in list(self._alive)), return_exceptions=True)
         while not self._ready.empty():
             self._ready.get_nowait()

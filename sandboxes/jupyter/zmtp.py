@@ -199,8 +199,10 @@ class Socket(asyncio.Protocol):
         transport.write(GREETING + frame(COMMAND, ready))
 
     def send(self, frames: Sequence[bytes]) -> None:
-        """Queue a message to be sent. What the peer has not read by then is dropped at `close`."""
+        """Queue a message to be sent. What the peer has not read by then is dropped at `close`, like all after it."""
         assert self._transport is not None
+        if self._transport.is_closing():  # `writelines` fails then, from Python 3.12 on; `ended` says so
+            return
         last = len(frames) - 1
         self._transport.writelines([frame(MORE if at < last else 0, each) for at, each in enumerate(frames)])
 
