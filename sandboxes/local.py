@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from sandboxes.errors import SandboxStartError, SandboxUnavailable
 from sandboxes.executor import Executor
-from sandboxes.isolation import bwrap, grouped, landlock
+from sandboxes.isolation import bwrap, devices, grouped, landlock
 from sandboxes.isolation.cgroups import usable_place
 from sandboxes.isolation.grouped import GroupedStream
 from sandboxes.isolation.handover import Handover
@@ -322,6 +323,13 @@ def choose(isolation: IsolationName) -> tuple[str, str]:
 
 class BwrapStream(GroupedStream):
     """A stream to a bwrap."""
+
+    @classmethod
+    def popen(cls, argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+        try:
+            return devices.start_held(lambda: super(BwrapStream, cls).popen(argv, **options))
+        except devices.NotHeld as error:
+            raise bwrap.explain(str(error)) from None
 
     def kill(self) -> None:
         """End PID 1 of the sandbox, and with it everything inside; bwrap follows."""

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sandboxes.errors import SandboxStartError, SandboxUnavailable
+from sandboxes.isolation import devices
 from sandboxes.isolation.interpreter import Interpreter
 from sandboxes.isolation.seccomp import compile_filter
 from sandboxes.isolation.sockets import sockets_in
@@ -25,9 +26,6 @@ WORKSPACE, SHARED = "/workspace", "/shared"
 TMPFS = ("/tmp", "/dev/shm")  # noqa: S108 - inside the sandbox
 WRITABLE = (WORKSPACE, SHARED, "/var/tmp", *TMPFS)  # noqa: S108 - inside the sandbox
 UID = 1000
-PROGRAMS = "/usr/bin:/bin:/usr/sbin:/sbin"
-"""Where the system's own programs are, whatever PATH says."""
-CAP_SYS_ADMIN = 1 << 21
 SMALL = 1 << 20
 """Bytes of a file that is shown as a copy in memory."""
 
@@ -73,7 +71,7 @@ NO_NAMESPACES = (
     "Can't mount proc",
     "Failed to make / slave",
     "unshare failed",
-    "mount: /dev",
+    "mount: /",
 )
 """What bwrap prints where it may not do its work, whatever is asked of it."""
 
@@ -140,7 +138,7 @@ class BwrapCommand:
         try:
             arguments = self._arguments(interpreter, workspace, limits, shared, filters)
             packed = "".join(argument + "\0" for argument in arguments).encode(errors="surrogateescape")
-            self.argv = [*_devices_held(), program, "--args", str(self._data(packed)), "--", *argv]
+            self.argv = [*devices.held_by(), program, "--args", str(self._data(packed)), "--", *argv]
         except BaseException:
             self.__exit__()
             raise
@@ -148,6 +146,10 @@ class BwrapCommand:
     def _arguments(
         self, interpreter: Interpreter, workspace: Path, limits: Limits, shared: Path | None, filters: bytes
     ) -> list[str]:
+        parts, held = interpreter.paths(), []
+        if _lies_in(interpreter, workspace):
+            parts = _not_led_out(interpreter.parts(), workspace)
+            held = _outermost_in(workspace, [*interpreter.prefixes, *parts])
         return [
             *_namespaces(limits),
             *("--seccomp", str(self._data(filters))),
@@ -156,8 +158,8 @@ class BwrapCommand:
             *self._etc(limits),
             *(("--bind", str(shared), SHARED) if shared is not None else ()),
             *_memory_backed(limits),
-            *self._interpreter(interpreter, workspace),
-            *_workspace(interpreter, workspace),
+            *self._interpreter(parts),
+            *_workspace(workspace, held),
         ]
 
     def _etc(self, limits: Limits) -> Iterator[str]:
@@ -170,13 +172,12 @@ class BwrapCommand:
                 # As it is at any time, not a copy; a link such as /etc/resolv.conf into /run as what it leads to.
                 yield from ("--ro-bind", os.path.realpath(path), path)
 
-    def _interpreter(self, interpreter: Interpreter, workspace: Path) -> Iterator[str]:
+    def _interpreter(self, paths: Sequence[str]) -> Iterator[str]:
         # After /tmp, since a virtual environment may lie there; before the workspace, see there.
-        paths = _parts(interpreter, workspace)
         for path in paths:
-            real = os.path.realpath(path)
             if _is_below(path, SYSTEM):
                 continue
+            real = _real(path)
             if _is_below(path, WRITABLE) or _is_below(real, WRITABLE):
                 yield from ("--ro-bind", path, path)  # anything but a mount could be replaced there
             elif real != path and real in paths:
@@ -189,7 +190,7 @@ class BwrapCommand:
 
         bwrap reads the list of all mounts for each it makes, so that twenty of them cost more than a Python's start.
         """
-        real = os.path.realpath(path)
+        real = _real(path)
         if not os.path.exists(real):
             return
         if real != path and _is_below(real, SYSTEM):
@@ -243,33 +244,6 @@ class BwrapCommand:
         self._descriptors = []
 
 
-def _devices_held() -> list[str]:
-    """Return what bwrap is to be started by, so that the machine's own devices, which it shows, keep their modes.
-
-    Where root starts us, a block is their owner, and bwrap has no option for devices on a read-only mount. So it gets
-    them from one.
-
-    Raises:
-        SandboxUnavailable: a program of util-linux is missing.
-    """
-    if os.geteuid() != 0:
-        return []
-    unshare, mount = shutil.which("unshare", path=PROGRAMS), shutil.which("mount", path=PROGRAMS)
-    if unshare is None or mount is None:
-        raise SandboxUnavailable(
-            "for root, isolation='bwrap' needs the programs 'unshare' and 'mount': type 'apt-get install util-linux "
-            "mount' (Debian, Ubuntu) or 'dnf install util-linux' (Fedora), or be another user"
-        )
-    # A container's root may mount nothing, unless as the root of a user namespace of its own.
-    mine = [] if _may_mount() else ["--map-root-user"]
-    return [unshare, "--mount", *mine, "/bin/sh", "-c", f'{mount} -o rbind,ro,nosuid /dev /dev && exec "$@"', "sh"]
-
-
-def _may_mount() -> bool:
-    status = Path("/proc/self/status").read_text()
-    return bool(int(status.partition("CapEff:")[2].split()[0], 16) & CAP_SYS_ADMIN)
-
-
 def _namespaces(limits: Limits) -> Iterator[str]:
     yield "--unshare-all"
     yield "--unshare-user"  # also where we are root, and required by the next
@@ -285,19 +259,38 @@ def _is_below(path: str, places: Sequence[str]) -> bool:
     return any(path == place or path.startswith(place + "/") for place in places)
 
 
-def _parts(interpreter: Interpreter, workspace: Path) -> list[str]:
-    """Return the interpreter's `paths`, but for those in the workspace that a link leads out of it.
+def _real(path: str) -> str:
+    return os.path.realpath(path) if os.path.islink(path) else path
+
+
+def _lies_in(interpreter: Interpreter, workspace: Path) -> bool:
+    places = (*interpreter.prefixes, *map(os.path.dirname, interpreter.links))
+    return any(_leads_into(place, workspace) for place in places)
+
+
+def _leads_into(path: str, workspace: Path) -> bool:
+    inside = [str(workspace.resolve())]
+    return _is_below(path, inside) or _is_below(os.path.realpath(path), inside)
+
+
+def _not_led_out(paths: Sequence[str], workspace: Path) -> list[str]:
+    """Return an interpreter's paths, but for those in the workspace that a link leads out of it.
 
     A block may have put that there, for the next start to show what it leads to.
     """
-    inside = [str(workspace.resolve())]
-    paths = interpreter.paths()
+    theirs = {path for path in paths if _leads_into(path, workspace) or _leads_into(os.path.dirname(path), workspace)}
+    seen = (str(workspace.resolve()), *SYSTEM, *(path for path in paths if path not in theirs))
+    return [path for path in paths if path not in theirs or _is_below(os.path.realpath(path), seen)]
 
-    def lies_inside(path: str) -> bool:
-        return _is_below(path, inside) or _is_below(os.path.realpath(os.path.dirname(path)), inside)
 
-    seen = (*inside, *SYSTEM, *(path for path in paths if not lies_inside(path)))
-    return [path for path in paths if not lies_inside(path) or _is_below(os.path.realpath(path), seen)]
+def _outermost_in(workspace: Path, paths: Sequence[str]) -> list[Path]:
+    """Return the real paths of what lies in the workspace, none of them below another."""
+    inside = workspace.resolve()
+    found: list[Path] = []
+    for place in sorted({Path(os.path.realpath(path)) for path in paths} - {inside}):
+        if place.is_relative_to(inside) and place.exists() and not any(place.is_relative_to(each) for each in found):
+            found.append(place)
+    return found
 
 
 def _written(descriptor: int, path: str) -> Iterator[str]:
@@ -324,18 +317,12 @@ def _memory_backed(limits: Limits) -> Iterator[str]:
     yield from ("--dir", "/var", "--symlink", "../tmp", "/var/tmp")  # noqa: S108
 
 
-def _workspace(interpreter: Interpreter, workspace: Path) -> Iterator[str]:
+def _workspace(workspace: Path, held: Sequence[Path]) -> Iterator[str]:
     yield from ("--bind", str(workspace), WORKSPACE)
     # An interpreter that lies in the workspace must stay what it is. These mount points exist: bwrap must never
     # make one inside a writable directory, where it could be led elsewhere (CVE-2026-87766).
     inside = workspace.resolve()
-    prefixes = {Path(prefix).resolve() for prefix in interpreter.prefixes} - {inside}
-    parts = {Path(path).resolve() for path in _parts(interpreter, workspace)}
-    held: list[Path] = []
-    for place in sorted(place for place in prefixes | parts if place.is_relative_to(inside) and place.exists()):
-        if any(place.is_relative_to(outer) for outer in held):
-            continue
-        held.append(place)
+    for place in held:
         # A directory that is mounted on cannot be renamed, but those above it can.
         for above in (*reversed(place.parents), place):
             if inside in above.parents:

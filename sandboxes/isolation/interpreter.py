@@ -16,6 +16,8 @@ from sandboxes.errors import SandboxUnavailable
 PARTS = ("bin", "lib", "lib64", "lib32", "libexec", "include", "share", "ssl", "pyvenv.cfg")
 """What of a prefix is shown inside. Not the whole: a virtual environment made in a project's own directory
 would bring the project, and its secrets, along."""
+MARKS = (".gitignore", ".lock", "CACHEDIR.TAG")
+"""What venv and uv leave there for other programs."""
 
 _ASK = (
     "import json, sys; print(json.dumps([sys.executable, sys.prefix, sys.base_prefix, sys.exec_prefix,"
@@ -37,13 +39,27 @@ class Interpreter:
     prefixes: tuple[str, ...]
     links: tuple[str, ...] = ()
 
-    def paths(self) -> list[str]:
+    def parts(self) -> list[str]:
         """Return the existing files and directories to show inside, none of them below another."""
+        return [*self._shown([]), *self.links]
+
+    def paths(self) -> list[str]:
+        """Return the same with a prefix in place of its parts where there is nothing else in it."""
+        return [*self._shown([prefix for prefix in self.prefixes if _is_all_shown(prefix)]), *self.links]
+
+    def _shown(self, whole: list[str]) -> list[str]:
         shown: list[str] = []
-        for path in sorted(os.path.join(prefix, part) for prefix in self.prefixes for part in PARTS):
+        for path in sorted([*whole, *(os.path.join(prefix, part) for prefix in self.prefixes for part in PARTS)]):
             if os.path.exists(path) and not any(path.startswith(outer + os.sep) for outer in shown):
                 shown.append(path)
-        return shown + list(self.links)
+        return shown
+
+
+def _is_all_shown(prefix: str) -> bool:
+    try:
+        return {*PARTS, *MARKS}.issuperset(os.listdir(prefix))
+    except OSError:
+        return False
 
 
 @functools.cache

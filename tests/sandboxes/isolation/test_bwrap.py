@@ -13,10 +13,11 @@ import pytest
 
 from sandboxes import CodeBlock, open_executor
 from sandboxes.errors import SandboxError, SandboxStartError, SandboxUnavailable
-from sandboxes.isolation import bwrap
+from sandboxes.isolation import bwrap, devices
 from sandboxes.isolation.bwrap import BwrapCommand
 from sandboxes.isolation.interpreter import Interpreter, find_interpreter
 from sandboxes.isolation.seccomp import compile_filter
+from sandboxes.runner import linux
 from sandboxes.types import Limits
 from tests.sandboxes.backends import BACKENDS, require_engine
 
@@ -102,6 +103,16 @@ def test_what_lies_within_something_that_is_shown_is_not_shown_again(tmp_path: P
     assert interpreter.paths() == [str(tmp_path / "lib"), str(tmp_path / "share"), "/bin/link"]
 
 
+def test_a_prefix_is_shown_whole_only_if_nothing_else_is_in_it(tmp_path: Path) -> None:
+    for directory in ("bin", "lib"):
+        (tmp_path / directory).mkdir()
+    (tmp_path / ".gitignore").touch()
+    interpreter = Interpreter(str(tmp_path / "bin/python"), (str(tmp_path),))
+    assert interpreter.paths() == [str(tmp_path)]
+    (tmp_path / "secrets").touch()
+    assert interpreter.paths() == interpreter.parts() == [str(tmp_path / "bin"), str(tmp_path / "lib")]
+
+
 async def test_an_interpreter_is_found_by_way_of_links() -> None:
     """A link to a program, one to a whole prefix, and one in that, where nothing inside could replace them."""
     require_engine(BACKENDS[0].installed(), BACKENDS[0].engine)
@@ -164,10 +175,29 @@ def test_root_without_the_programs_that_hold_devices_is_told_what_to_type(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(bwrap, "find_bwrap", lambda: "/usr/bin/bwrap")
-    monkeypatch.setattr(bwrap, "PROGRAMS", str(tmp_path))
+    monkeypatch.setattr(devices, "PROGRAMS", str(tmp_path))
+    monkeypatch.setattr(devices, "_may_mount", lambda: False)  # a container's
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(SandboxUnavailable, match="type 'apt-get install util-linux mount'"):
         BwrapCommand(find_interpreter(), tmp_path, ["true"], Limits())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's devices are held")
+async def test_holding_devices_changes_nothing_outside() -> None:
+    require_engine(BACKENDS[0].installed(), BACKENDS[0].engine)
+    before = os.readlink("/proc/thread-self/ns/mnt"), Path("/proc/self/mountinfo").read_text()
+    async with open_executor("local", isolation="bwrap"):
+        after = os.readlink("/proc/thread-self/ns/mnt"), Path("/proc/self/mountinfo").read_text()
+        assert after == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's devices are held")
+@pytest.mark.parametrize(("call", "said"), [("unshare", "unshare failed"), ("mount", "mount: /")])
+async def test_devices_that_cannot_be_held_are_told(monkeypatch: pytest.MonkeyPatch, call: str, said: str) -> None:
+    require_engine(BACKENDS[0].installed(), BACKENDS[0].engine)
+    monkeypatch.setattr(linux.LIBC, call, lambda *arguments: -1)
+    with pytest.raises(bwrap.Forbidden, match=said):
+        await open_executor("local", isolation="bwrap").start()
 
 
 async def test_what_keys_are_for_is_not_told() -> None:
