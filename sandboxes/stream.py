@@ -73,10 +73,12 @@ class ProcessStream(ByteStream):
                 pass_fds=tuple(pass_fds),
                 cwd=cwd,
             )
-        except OSError as error:
+        except BaseException as error:
             ours.close()
             os.close(stderr)
-            raise SandboxUnavailable(f"cannot start {argv[0]}: {error.strerror}") from None
+            if isinstance(error, OSError):
+                raise SandboxUnavailable(f"cannot start {argv[0]}: {error.strerror}") from None
+            raise
         finally:
             theirs.close()
             os.close(stderr_write)

@@ -697,7 +697,7 @@ def test_the_runner_is_python_3_8() -> None:
 def test_the_exports_are_pinned() -> None:
     assert len(set(sandboxes.__all__)) == len(sandboxes.__all__)
     assert set(sandboxes.__all__) == {
-        "LANGUAGES", "VERDICTS", "ByteStream", "CodeBlock", "Display", "ErrorInfo", "Executor",
+        "LANGUAGES", "VERDICTS", "ByteStream", "CodeBlock", "Display", "DockerSandbox", "ErrorInfo", "Executor",
         "FakeExecutor", "FileTooLarge", "Isolation", "Language", "LimitNotEnforceable", "Limits",
         "LocalSandbox", "OnOutput", "Pool", "PoolTimeout", "ProcessStream", "Result", "Sandbox", "SandboxClosedError",
         "SandboxError", "SandboxLostError", "SandboxProtocolError", "SandboxStartError",
