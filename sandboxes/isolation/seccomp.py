@@ -189,7 +189,14 @@ _CLONE_NEW = 0x7E020000 | 0x80  # every CLONE_NEW* flag
 # TIOCSTI, TIOCLINUX; TIOCSETD, for which the machine loads modules; FS_IOC_ADD_ENCRYPTION_KEY,
 # FS_IOC_REMOVE_ENCRYPTION_KEY, …_ALL_USERS: with any file of an encrypted file system, they lock away the files of
 # whoever started us.
-_IOCTL_REFUSED = (0x5412, 0x541C, 0x5423, 0xC0506617, 0xC0406618, 0xC0406619)
+# FS_IOC_RESVSP, FS_IOC_RESVSP64, FS_IOC_ZERO_RANGE: as fallocate beyond the end of a file, see there.
+_IOCTL_REFUSED = (
+    *(0x5412, 0x541C, 0x5423, 0xC0506617, 0xC0406618, 0xC0406619),
+    *(0x40305828, 0x4030582A, 0x40305839),
+)
+# A call takes as much of the disk as there is at once, before anybody can look, and beyond the end of a file under no
+# RLIMIT_FSIZE. These modes take none: to punch a hole, to collapse a range, to insert one.
+_FALLOCATE, _FALLOCATE_NOTHING = (285, 47), (3, 8, 0x20)
 # F_SETLEASE, F_NOTIFY, F_SETDELEG: hold up whoever opens a file, or tell of it, be it the machine's own.
 _FCNTL_REFUSED = (1024, 1026, 1040)
 # SO_ATTACH_FILTER, SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF and _EBPF: programs that the kernel compiles, in memory that
@@ -262,6 +269,8 @@ def compile_filter(machine: str | None = None) -> bytes:
             body = [_argument(flags), (_ANY_BIT, 0, len(body) - 1, _CREATES), *body]
         program += _only_for(calls[column], body)
     program += _only_for(_OPENAT2[column], [_refuse(errno.ENOSYS)])  # its mode lies in memory
+    body = [_argument(1), *_any_of(_FALLOCATE_NOTHING, _PASS), _refuse(errno.EOPNOTSUPP)]
+    program += _only_for(_FALLOCATE[column], body)
     # The runner has the block's uid, so the kernel would let a block set its limits and starve it, by the id of any of
     # its threads. So only the caller's own can be set, whom 0 stands for.
     changes = _changes_limit()

@@ -203,6 +203,26 @@ async def test_many_small_files_do_not_delay_the_answer(arena: Arena) -> None:
     assert len(result.files) <= 1000
 
 
+async def test_space_cannot_be_taken_without_writing(arena: Arena) -> None:
+    # A call would take all that the disk has at once, and beyond the end of a file under no RLIMIT_FSIZE.
+    code = """
+    import ctypes, fcntl, os, struct
+    libc = ctypes.CDLL(None)
+    file = os.open("a", os.O_RDWR | os.O_CREAT)
+    os.write(file, b"x")
+    for mode in (0, 1, 0x10, 0x11):
+        libc.fallocate(file, mode, ctypes.c_long(0), ctypes.c_long(200 << 20))
+    space = struct.pack("hhqqiI4i", 0, 0, 0, 200 << 20, 0, 0, 0, 0, 0, 0)
+    for command in (0x40305828, 0x4030582A, 0x40305839):
+        try: fcntl.ioctl(file, command, space)
+        except OSError: pass
+    print(os.fstat(file).st_blocks * 512 <= 1 << 20)
+    os.posix_fallocate(file, 0, 1 << 20)
+    print(os.fstat(file).st_size)
+    """
+    assert (await arena.attack(code, disk="400M")).stdout == "True\n1048576\n"
+
+
 async def test_long_paths_fit_into_a_report_and_into_the_runner(arena: Arena) -> None:
     code = """
     import os
