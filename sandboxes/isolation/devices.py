@@ -7,6 +7,7 @@ it, a block is their owner, and could take them from everybody else. So bwrap ge
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -24,6 +25,8 @@ CAP_SYS_ADMIN = 1 << 21
 CLONE_NEWNS = 0x20000
 MS_RDONLY, MS_NOSUID, MS_REMOUNT, MS_BIND, MS_REC, MS_SLAVE = 1, 2, 32, 4096, 16384, 1 << 19
 
+SHOWN = (b"null", b"zero", b"full", b"random", b"urandom", b"tty")
+"""What bwrap's `--dev` shows of the machine's own."""
 PROGRAMS = "/usr/bin:/bin:/usr/sbin:/sbin"
 """Where the system's own programs are, whatever PATH says."""
 
@@ -84,3 +87,9 @@ def _hold() -> None:
     ):
         if LIBC.mount(source, target, None, ctypes.c_ulong(flags), None) != 0:
             raise NotHeld(f"mount: {target.decode()}: {os.strerror(ctypes.get_errno())}")
+    for name in SHOWN:  # in some containers, each is a mount of its own
+        path = b"/dev/" + name
+        if LIBC.mount(None, path, None, ctypes.c_ulong(MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID), None) != 0:
+            error = ctypes.get_errno()
+            if error not in (errno.EINVAL, errno.ENOENT):  # it is none, or not there
+                raise NotHeld(f"mount: {path.decode()}: {os.strerror(error)}")

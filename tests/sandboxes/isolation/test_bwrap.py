@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
+import stat
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -198,6 +201,25 @@ async def test_devices_that_cannot_be_held_are_told(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(linux.LIBC, call, lambda *arguments: -1)
     with pytest.raises(bwrap.Forbidden, match=said):
         await open_executor("local", isolation="bwrap").start()
+
+
+@pytest.mark.skipif(not devices._may_mount(), reason="only who may mount can hold devices")
+def test_devices_that_are_mounts_of_their_own_are_held_too() -> None:
+    def refused() -> list[str | None]:
+        assert linux.LIBC.unshare(devices.CLONE_NEWNS) == 0
+        assert linux.LIBC.mount(None, b"/", None, ctypes.c_ulong(devices.MS_REC | devices.MS_SLAVE), None) == 0
+        assert linux.LIBC.mount(b"/dev/full", b"/dev/full", None, ctypes.c_ulong(devices.MS_BIND), None) == 0
+        devices._hold()
+        found: list[str | None] = []
+        for path in ("/dev/full", "/dev/null"):
+            try:
+                os.chmod(path, stat.S_IMODE(os.stat(path).st_mode))
+            except OSError as error:
+                found.append(error.strerror)
+        return found
+
+    with ThreadPoolExecutor(1) as thread:  # whose mounts end with it
+        assert thread.submit(refused).result() == ["Read-only file system"] * 2
 
 
 async def test_what_keys_are_for_is_not_told() -> None:
