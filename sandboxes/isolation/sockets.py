@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 from pathlib import Path
@@ -18,6 +19,7 @@ def sockets_in(directory: Path) -> list[str]:
     looked for in the directory itself, since nobody tells to what they were.
     """
     inside = os.path.realpath(directory)
+    real = functools.cache(os.path.realpath)  # there may be hundreds of sockets, in a few directories
     found = set()
     try:
         lines = Path(BOUND).read_text(errors="surrogateescape").splitlines()[1:]
@@ -27,9 +29,11 @@ def sockets_in(directory: Path) -> list[str]:
         columns = line.split(None, NAME)
         if len(columns) <= NAME or columns[NAME].startswith("@"):  # it has none, or one that is no file's
             continue
-        path = os.path.realpath(os.path.join(inside, columns[NAME]))
-        if path.startswith(inside + os.sep) and _is_socket(path):
-            found.add(os.path.relpath(path, inside))
+        path = os.path.join(inside, columns[NAME])
+        if _is_socket(path):
+            path = os.path.join(real(os.path.dirname(path)), os.path.basename(path))
+            if path.startswith(inside + os.sep):
+                found.add(path[len(inside) + 1 :])
     return sorted(found)
 
 
