@@ -24,6 +24,7 @@ CAP_SYS_ADMIN = 1 << 21
 # linux/sched.h and linux/mount.h
 CLONE_NEWNS = 0x20000
 MS_RDONLY, MS_NOSUID, MS_REMOUNT, MS_BIND, MS_REC, MS_SLAVE = 1, 2, 32, 4096, 16384, 1 << 19
+MNT_DETACH = 2
 
 SHOWN = (b"null", b"zero", b"full", b"random", b"urandom", b"tty")
 """What bwrap's `--dev` shows of the machine's own."""
@@ -87,6 +88,8 @@ def _hold() -> None:
     ):
         if LIBC.mount(source, target, None, ctypes.c_ulong(flags), None) != 0:
             raise NotHeld(f"mount: {target.decode()}: {os.strerror(ctypes.get_errno())}")
+    # bwrap shows nothing of it, and goes through the list of all mounts for each that it makes: a tenth of its time.
+    LIBC.umount2(b"/sys", MNT_DETACH)
     for name in SHOWN:  # in some containers, each is a mount of its own
         path = b"/dev/" + name
         if LIBC.mount(None, path, None, ctypes.c_ulong(MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID), None) != 0:

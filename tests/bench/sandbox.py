@@ -102,7 +102,7 @@ async def isolation_costs() -> list[Row]:
     """What isolation costs beside none at all, on a cold start and on a warm block, in turns."""
     cold: dict[str, list[float]] = {tier: [] for tier in TIERS}
     warm: dict[str, list[float]] = {tier: [] for tier in TIERS}
-    for _ in range(25):
+    for _ in range(30):
         for tier in TIERS:
             start = time.perf_counter()
             executor = open_executor("local", isolation=tier)
@@ -113,6 +113,7 @@ async def isolation_costs() -> list[Row]:
                 await asyncio.sleep(0.01)
                 warm[tier].append((await timed(executor, "print(1)"))[0])
             await executor.close()
+            await asyncio.sleep(0.2)  # the kernel goes on to remove namespaces, which is not the next one's cost
     block = {tier: statistics.median(warm[tier]) for tier in TIERS}
     rows = []
     for tier in TIERS[1:]:
