@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import tempfile
 import time
 from pathlib import Path
 
@@ -90,8 +91,11 @@ async def test_sockets_of_the_machine_in_the_workspace_are_not_reachable(
 ) -> None:
     monkeypatch.chdir(arena.workspace)
     (arena.workspace / "below").mkdir()
-    names = {str(arena.workspace / "below/absolute"): socket.SOCK_STREAM, "relative": socket.SOCK_DGRAM}
     with contextlib.ExitStack() as opened:
+        # By way of a link: the name of a socket has 107 bytes at the most, and a test's directory may have more.
+        link = Path(opened.enter_context(tempfile.TemporaryDirectory(dir="/tmp")), "link")
+        link.symlink_to(arena.workspace)
+        names = {str(link / "below/absolute"): socket.SOCK_STREAM, "relative": socket.SOCK_DGRAM}
         for name, kind in names.items():
             listener = opened.enter_context(socket.socket(socket.AF_UNIX, kind))
             listener.bind(name)
@@ -111,12 +115,18 @@ async def test_sockets_of_the_machine_in_the_workspace_are_not_reachable(
     assert sorted(os.listdir(arena.workspace)) == ["below", "relative"]
 
 
-def test_only_sockets_that_somebody_has_are_found(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with socket.socket(socket.AF_UNIX) as left:
-        left.bind(str(tmp_path / "left"))
-    with socket.socket(socket.AF_UNIX) as there:
-        there.bind(str(tmp_path / "a socket"))
-        assert sockets_in(tmp_path) == ["a socket"]
-        assert sockets_in(tmp_path / "file") == []
-    assert sockets_in(tmp_path) == []
+def test_only_sockets_that_somebody_has_are_found() -> None:
+    with (
+        tempfile.TemporaryDirectory(dir="/tmp") as name,
+        socket.socket(socket.AF_UNIX) as left,
+        socket.socket(socket.AF_UNIX) as there,
+    ):
+        place = Path(name)
+        (place / "file").touch()
+        left.bind(str(place / "left"))
+        left.close()
+        there.bind(str(place / "a socket"))
+        assert sockets_in(place) == ["a socket"]
+        assert sockets_in(place / "file") == []
+        there.close()
+        assert sockets_in(place) == []
