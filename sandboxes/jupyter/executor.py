@@ -237,7 +237,8 @@ class KernelExecutor(ScriptExecutor):
             if cell.trouble.done():
                 cell.trouble.result()
             if talking.done() and not ending.done() and (error := talking.exception()) is not None:
-                if isinstance(error, ClosedError):  # the executor was closed meanwhile
+                if isinstance(error, ClosedError):  # the executor is being closed, and the sandbox is next
+                    await asyncio.wait([ending], timeout=END_GRACE)
                     return ""
                 if not isinstance(error, SilenceError):
                     raise error
