@@ -146,6 +146,7 @@ class BwrapCommand:
     def _arguments(
         self, interpreter: Interpreter, workspace: Path, limits: Limits, shared: Path | None, filters: bytes
     ) -> list[str]:
+        workspace = workspace.resolve()
         parts, held = interpreter.paths(), []
         if _lies_in(interpreter, workspace):
             parts = _not_led_out(interpreter.parts(), workspace)
@@ -269,8 +270,7 @@ def _lies_in(interpreter: Interpreter, workspace: Path) -> bool:
 
 
 def _leads_into(path: str, workspace: Path) -> bool:
-    inside = [str(workspace.resolve())]
-    return _is_below(path, inside) or _is_below(os.path.realpath(path), inside)
+    return _is_below(path, [str(workspace)]) or _is_below(os.path.realpath(path), [str(workspace)])
 
 
 def _not_led_out(paths: Sequence[str], workspace: Path) -> list[str]:
@@ -279,16 +279,15 @@ def _not_led_out(paths: Sequence[str], workspace: Path) -> list[str]:
     A block may have put that there, for the next start to show what it leads to.
     """
     theirs = {path for path in paths if _leads_into(path, workspace) or _leads_into(os.path.dirname(path), workspace)}
-    seen = (str(workspace.resolve()), *SYSTEM, *(path for path in paths if path not in theirs))
+    seen = (str(workspace), *SYSTEM, *(path for path in paths if path not in theirs))
     return [path for path in paths if path not in theirs or _is_below(os.path.realpath(path), seen)]
 
 
 def _outermost_in(workspace: Path, paths: Sequence[str]) -> list[Path]:
     """Return the real paths of what lies in the workspace, none of them below another."""
-    inside = workspace.resolve()
     found: list[Path] = []
-    for place in sorted({Path(os.path.realpath(path)) for path in paths} - {inside}):
-        if place.is_relative_to(inside) and place.exists() and not any(place.is_relative_to(each) for each in found):
+    for place in sorted({Path(os.path.realpath(path)) for path in paths} - {workspace}):
+        if place.is_relative_to(workspace) and place.exists() and not any(place.is_relative_to(each) for each in found):
             found.append(place)
     return found
 
@@ -321,14 +320,13 @@ def _workspace(workspace: Path, held: Sequence[Path]) -> Iterator[str]:
     yield from ("--bind", str(workspace), WORKSPACE)
     # An interpreter that lies in the workspace must stay what it is. These mount points exist: bwrap must never
     # make one inside a writable directory, where it could be led elsewhere (CVE-2026-87766).
-    inside = workspace.resolve()
     for place in held:
         # A directory that is mounted on cannot be renamed, but those above it can.
         for above in (*reversed(place.parents), place):
-            if inside in above.parents:
-                there = str(WORKSPACE / above.relative_to(inside))
+            if workspace in above.parents:
+                there = str(WORKSPACE / above.relative_to(workspace))
                 yield from ("--ro-bind" if above == place else "--bind", str(above), there)
-    for name in sockets_in(inside):  # existing mount points, too
+    for name in sockets_in(workspace):  # existing mount points, too
         yield from ("--ro-bind", "/dev/null", os.path.join(WORKSPACE, name))
     # Where root starts us, the block is the owner of /proc/sys, and core_pattern would make it the host's root.
     yield from ("--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", WORKSPACE)

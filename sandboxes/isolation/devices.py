@@ -81,18 +81,17 @@ def _hold() -> None:
     """Give the thread mounts of its own, where those that this machine gets later arrive too, and hold /dev in them."""
     if LIBC.unshare(CLONE_NEWNS) != 0:
         raise NotHeld(f"unshare failed: {os.strerror(ctypes.get_errno())}")
-    for source, target, flags in (
-        (None, b"/", MS_REC | MS_SLAVE),
-        (b"/dev", b"/dev", MS_BIND | MS_REC),
-        (None, b"/dev", MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID),
-    ):
-        if LIBC.mount(source, target, None, ctypes.c_ulong(flags), None) != 0:
-            raise NotHeld(f"mount: {target.decode()}: {os.strerror(ctypes.get_errno())}")
+    _mount(None, b"/", MS_REC | MS_SLAVE)
+    _mount(b"/dev", b"/dev", MS_BIND | MS_REC)
+    _mount(None, b"/dev", MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID)
     # bwrap shows nothing of it, and goes through the list of all mounts for each that it makes: a tenth of its time.
     LIBC.umount2(b"/sys", MNT_DETACH)
-    for name in SHOWN:  # in some containers, each is a mount of its own
-        path = b"/dev/" + name
-        if LIBC.mount(None, path, None, ctypes.c_ulong(MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID), None) != 0:
-            error = ctypes.get_errno()
-            if error not in (errno.EINVAL, errno.ENOENT):  # it is none, or not there
-                raise NotHeld(f"mount: {path.decode()}: {os.strerror(error)}")
+    for name in SHOWN:  # in some containers, each is a mount of its own; elsewhere it is none, or not there
+        _mount(None, b"/dev/" + name, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID, but=(errno.EINVAL, errno.ENOENT))
+
+
+def _mount(source: bytes | None, target: bytes, flags: int, but: tuple[int, ...] = ()) -> None:
+    if LIBC.mount(source, target, None, ctypes.c_ulong(flags), None) != 0:
+        error = ctypes.get_errno()
+        if error not in but:
+            raise NotHeld(f"mount: {target.decode()}: {os.strerror(error)}")
