@@ -78,8 +78,13 @@ class ScriptExecutor(Executor):
                 try:
                     await self._open()
                 except BaseException:
+                    self._become("new")
                     await uninterrupted(self._sandbox.close())
                     raise
+
+    def _become(self, state: str) -> None:
+        if self._state != "closed":  # which is for good
+            self._state = state
 
     def _refuse_unenforceable(self) -> None:
         asked = sorted(set(self._isolation.unenforced) & self._limits.model_fields_set)
@@ -142,8 +147,7 @@ class ScriptExecutor(Executor):
                 await self._lose()
 
     async def _lose(self) -> None:
-        if self._state != "closed":
-            self._state = "lost"
+        self._become("lost")
         if self._link is not None:
             await uninterrupted(self._link.close())
 
@@ -214,7 +218,13 @@ class ScriptExecutor(Executor):
             if self._state in ("new", "closed"):
                 raise SandboxClosedError("the executor is not open; use it inside 'async with', or call start()")
             await self._lose()
-            await self._open()
+            try:
+                await self._open()
+            except BaseException:
+                await self._lose()
+                if self._state == "closed":  # meanwhile, so that nobody else takes away what the start has made
+                    await uninterrupted(self._sandbox.close())
+                raise
 
     async def cancel_if_running(self) -> None:
         """End the running block, if the sandbox still listens."""

@@ -190,11 +190,8 @@ class Search:
         async with AsyncExitStack() as stack:
             workspace = None
             if node.state is not None:
-                own = await asyncio.to_thread(ThrowawayDirectory)
-                stack.push_async_callback(lambda: uninterrupted(asyncio.to_thread(own.remove)))
-                snapshot, snapshots = node.state
-                await asyncio.to_thread(snapshots.restore, snapshot, own.path)
-                workspace = own.path
+                # To its end: what is being written while it is removed would stay.
+                workspace = await uninterrupted(asyncio.to_thread(_restored, node.state, stack))
             executor = self._open(workspace)
             stack.push_async_callback(executor.close)
             result = await self._solve(number, node, turns, executor)
@@ -317,3 +314,12 @@ class Search:
             cost=None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0)),
             usage=sum((each.usage for each in candidates), Usage()),
         )
+
+
+def _restored(state: tuple[str, SnapshotStore], stack: AsyncExitStack) -> Path:
+    """Make a workspace of a snapshot; the stack removes it."""
+    own = ThrowawayDirectory()
+    stack.push_async_callback(lambda: uninterrupted(asyncio.to_thread(own.remove)))
+    snapshot, snapshots = state
+    snapshots.restore(snapshot, own.path)
+    return own.path

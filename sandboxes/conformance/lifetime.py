@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import pytest
 
 from sandboxes.conformance.arena import Arena
 from sandboxes.conformance.suite import Suite
-from sandboxes.errors import SandboxClosedError, SandboxLostError
+from sandboxes.errors import SandboxClosedError, SandboxError, SandboxLostError
 from sandboxes.executor import Executor
 
 Call = Callable[[], Awaitable[object]]
@@ -32,6 +35,27 @@ async def refused(executor: Executor, arena: Arena, error: type[Exception], furt
 async def closed(executor: Executor, arena: Arena) -> None:
     """Fail if anything works in an executor that is not open."""
     await refused(executor, arena, SandboxClosedError, executor.restart)
+
+
+PARTS = (0, 0.02, 0.2, 0.6, 0.95)
+"""When a start is cut off, as parts of the time that it takes."""
+
+
+async def time_to_start(arena: Arena) -> float:
+    """Return the seconds that a start takes at the moment."""
+    begun = time.monotonic()
+    async with arena.make():
+        return time.monotonic() - begun
+
+
+async def cut_off(work: Coroutine[Any, Any, None], seconds: float, arena: Arena) -> None:
+    """Cancel what is not done after a number of seconds; fail if it does not end soon, or in another way."""
+    task = asyncio.create_task(work)
+    await asyncio.sleep(seconds)
+    task.cancel()
+    await asyncio.wait([task], timeout=arena.soon)
+    assert task.done()
+    assert task.cancelled() or task.exception() is None
 
 
 class LifetimeTests(Suite):
@@ -112,16 +136,35 @@ class LifetimeTests(Suite):
             await arena.assert_usable(executor)
 
     async def test_a_start_that_is_cancelled_can_be_repeated(self, arena: Arena) -> None:
-        for delay in (0, 0.002, 0.02, 0.08):
+        took = await time_to_start(arena)
+        for share in PARTS:
             executor = arena.make()
-            task = asyncio.create_task(executor.start())
-            await asyncio.sleep(delay)
-            task.cancel()
-            await asyncio.wait([task], timeout=arena.soon)
-            assert task.done()
+            await cut_off(executor.start(), share * took, arena)
             await executor.start()
             await arena.assert_usable(executor)
             await executor.close()
+
+    async def test_a_restart_that_is_cancelled_can_be_repeated(self, arena: Arena) -> None:
+        took = await time_to_start(arena)
+        async with arena.open() as executor:
+            for share in PARTS:
+                await cut_off(executor.restart(), share * took, arena)
+                await executor.restart()
+            await arena.assert_usable(executor)
+
+    @pytest.mark.parametrize("what", ["start", "restart"])
+    async def test_closing_ends_a_start_for_good(self, arena: Arena, what: str) -> None:
+        took = await time_to_start(arena)
+        for share in PARTS:
+            executor = arena.make()
+            if what == "restart":
+                await executor.start()
+            task = asyncio.create_task(executor.start() if what == "start" else executor.restart())
+            await asyncio.sleep(share * took)
+            await asyncio.wait_for(executor.close(), arena.soon)
+            with contextlib.suppress(SandboxError):
+                await asyncio.wait_for(task, arena.soon)
+            await closed(executor, arena)
 
     # State
 

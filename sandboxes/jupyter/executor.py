@@ -82,8 +82,8 @@ class KernelExecutor(ScriptExecutor):
         self._traits = KernelTraits(op="kernel", language="" if kernel else "python", interrupt_mode="signal")
 
     async def _open(self) -> None:
-        # Which may first remove what a killed owner has left, however much that is.
-        self._here, self._inside = await asyncio.to_thread(self._sandbox.share)
+        # Which may first remove what a killed owner has left, however much that is; not while somebody closes us.
+        self._here, self._inside = await uninterrupted(asyncio.to_thread(self._sandbox.share))
         try:
             await super()._open()
         except SandboxStartError as error:
@@ -102,7 +102,7 @@ class KernelExecutor(ScriptExecutor):
     async def _start_kernel(self) -> None:
         """Start a kernel and connect to it, while nothing but its own code has run in it."""
         self._disconnect()
-        await asyncio.to_thread(empty_directory, str(self._here))
+        await uninterrupted(asyncio.to_thread(empty_directory, str(self._here)))
         directory = secrets.token_hex(8)
         here = self._here / directory
         here.mkdir(mode=0o700)
