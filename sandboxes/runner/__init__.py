@@ -30,6 +30,7 @@ MODULES = (
     "disk",
     "watch",
     "program",
+    "interrupts",
     "ipython",
     "worker",
     "spare",

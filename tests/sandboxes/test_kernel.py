@@ -385,6 +385,64 @@ async def test_cancel_interrupts_and_keeps_the_state(kernel: Executor) -> None:
     await kernel.cancel()
 
 
+AT = """
+import os, signal, time
+session = get_ipython().kernel.session
+asked, times = session.{method}, []
+def interrupted(*args, **kwargs):
+    if session.{method} is interrupted:
+        session.{method} = asked
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(100): time.sleep(1e-4)  # where Python would raise it
+    return asked(*args, **kwargs)
+session.{method} = interrupted
+"""
+
+
+@pytest.mark.parametrize("method", ["send", "sign"])
+async def test_interrupt_between_a_cell_and_its_answer_is_none(kernel: Executor, method: str) -> None:
+    again = f"def later(_):\n    session.{method} = interrupted\nsession.{method} = asked\n"
+    # What is registered last comes after the cell, and the next message is the answer.
+    await out(
+        kernel, AT.format(method=method) + again + "get_ipython().events.register('post_run_cell', later); kept = 1"
+    )
+    assert await out(kernel, "print(kept)") == "1\n"
+    assert await out(kernel, "get_ipython().events.unregister('post_run_cell', later); print(kept)") == "1\n"
+
+
+async def test_interrupt_does_not_tear_what_a_cell_sends(kernel: Executor) -> None:
+    result = await kernel.run(CodeBlock(f"{AT.format(method='sign')}kept = 1\ndisplay(2)\ntime.sleep(60)"))
+    assert (result.verdict, result.error and result.error.name) == ("failed", "KeyboardInterrupt"), result
+    assert [display.data for display in result.displays] == [{"text/plain": "2"}]
+    assert result.duration < 10
+    assert await out(kernel, "print(kept)") == "1\n"
+
+
+async def test_interrupt_of_long_modules_is_told_quickly(kernel: Executor) -> None:
+    # IPython takes more than a second for the source around a line of each.
+    lines = "\n".join(f"def f{i}(x): return [x, {{'a': (x, {i})}}]" for i in range(40_000))
+    for name, then in (("one", "import two; two.g()"), ("two", "import time; time.sleep(60)")):
+        await kernel.put(f"{name}.py", f"{lines}\ndef g():\n    {then}\n".encode())
+    await out(kernel, "import two, one; kept = 1")
+    printed = asyncio.Event()
+    task = asyncio.create_task(
+        kernel.run(CodeBlock("print(1, flush=True)\none.g()"), on_output=lambda *_: printed.set())
+    )
+    await asyncio.wait_for(printed.wait(), 20)
+    await kernel.cancel()
+    result = await asyncio.wait_for(task, 20)
+    assert result.verdict == "cancelled"
+    assert "the state is kept" in result.message
+    assert result.error
+    expected = (
+        r"Traceback .*\n  Cell In\[\d+\], line 2, in <module>\n    one.g\(\)\n  File .*one.py, line 40002, in g\n.*"
+    )
+    assert re.fullmatch(
+        expected + r"\n  File .*two.py, line 40002, in g\n.*\nKeyboardInterrupt", result.error.traceback
+    )
+    assert await out(kernel, "print(kept)") == "1\n"
+
+
 @pytest.mark.parametrize("when", ["at once", "soon", "running"])
 async def test_cancelling_the_task_keeps_the_kernel(kernel: Executor, when: str) -> None:
     await out(kernel, "x = 1")

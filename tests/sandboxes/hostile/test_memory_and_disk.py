@@ -231,7 +231,7 @@ async def test_long_paths_fit_into_a_report_and_into_the_runner(arena: Arena) ->
     for i in range(6000): os.close(os.open("f%d" % i, os.O_CREAT))
     os.chdir("/")
     """
-    async with arena.open(disk="64M") as executor:
+    async with arena.open(disk="64M", wall_time=60) as executor:
         result = await arena.run(executor, code)
         assert result.files
         assert sum(len(file.path) for file in result.files) < 1 << 20
