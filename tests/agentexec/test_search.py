@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -18,6 +19,7 @@ from agentexec.models.base import ChatMessage, Completion, Model
 from agentexec.models.openai import OpenAIModel
 from agentexec.result import SolveResult
 from agentexec.search import Score, SearchResult, best_of, check_command, tree_search
+from agentexec.snapshots import Restored, SnapshotStore
 from agentexec.solving import solve
 from agentexec.store import Store
 from sandboxes.executor import Executor
@@ -247,6 +249,25 @@ async def test_cancelled_search_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     # the fixture looks for what is left
+
+
+async def test_search_that_is_cancelled_while_a_workspace_is_restored_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = asyncio.Event()
+    loop, restore = asyncio.get_running_loop(), SnapshotStore.restore
+
+    def slowly(store: SnapshotStore, snapshot: str, directory: Path) -> Restored:
+        loop.call_soon_threadsafe(begun.set)
+        time.sleep(0.2)
+        return restore(store, snapshot, directory)
+
+    monkeypatch.setattr(SnapshotStore, "restore", slowly)
+    task = asyncio.create_task(climb(tmp_path))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 @pytest.mark.parametrize(
