@@ -210,7 +210,10 @@ class ScriptExecutor(Executor):
 
     async def reset(self) -> None:
         await self.cancel_if_running()
-        await self._exclusive(lambda link: link.reset())
+        await self._exclusive(self._reset)
+
+    async def _reset(self, link: RunnerLink) -> None:
+        await link.reset()
 
     async def restart(self) -> None:
         await self.cancel_if_running()

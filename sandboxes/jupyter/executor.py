@@ -30,7 +30,7 @@ from sandboxes.jupyter.cell import Cell, blame, picture
 from sandboxes.jupyter.client import CHANNELS, Audience, Client, ClosedError, SilenceError
 from sandboxes.jupyter.zmtp import ZmtpError
 from sandboxes.languages import canonical_language
-from sandboxes.link import Outcome
+from sandboxes.link import Outcome, RunnerLink
 from sandboxes.paths import workspace_path
 from sandboxes.report import KernelTraits
 from sandboxes.runner.capture import HeadTail
@@ -382,10 +382,9 @@ class KernelExecutor(ScriptExecutor):
         if self._running and not self._cancelled.done():
             self._cancelled.set_result(None)
 
-    async def reset(self) -> None:
-        await super().reset()
-        async with self._lock:
-            self._disconnect()
+    async def _reset(self, link: RunnerLink) -> None:
+        self._disconnect()  # from a kernel that ends now; the next block starts another
+        await super()._reset(link)
 
     async def _lose(self) -> None:
         self._disconnect()
