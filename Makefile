@@ -33,8 +33,9 @@ images: setup ## build the images of the Docker sandbox
 bench: setup ## measure speed and memory beside their floors
 	$(PYTHON) -m tests.bench
 
-endurance: setup ## kill owners, run thousands of blocks, feed the parsers: an hour
+endurance: setup ## kill owners, call everything at once, run thousands of blocks, feed the parsers: an hour
 	$(PYTHON) -m tests.crash --kills 200
+	$(PYTHON) -m tests.lifecycle --seconds 60
 	$(PYTHON) -m tests.soak --blocks 10000 --backend local
 	$(PYTHON) -m tests.fuzz --seconds 60
 

@@ -1,4 +1,4 @@
-"""`python -m tests.lifecycle --seconds 60 --backend jupyter`: all of an executor's methods at once, at random moments.
+"""`python -m tests.lifecycle --seconds 60`: all of an executor's methods at once, at random moments.
 
 Several tasks call them on one executor, and are cancelled after random times; then it is restarted, must work, and is
 closed. A call may return, or raise an error of ours; it may not hang, and nothing may be left of any of them.
@@ -13,7 +13,6 @@ import os
 import random
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections import Counter
@@ -21,8 +20,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from sandboxes import CodeBlock, Executor, Limits, SandboxError, open_executor
-from tests.sandboxes.backends import containers, descendants
+from tests.sandboxes.backends import BACKENDS, KERNELS, NONE, Backend, containers, descendants
 
+ALL = {backend.name: backend for backend in (*BACKENDS, NONE, *KERNELS)}
 LIMITS = Limits(wall_time=3, memory="400M")
 SOON = 40.0
 """Seconds within which every call must have ended."""
@@ -88,11 +88,11 @@ def stack(task: asyncio.Future[object]) -> str:
     return "\n".join(lines)
 
 
-async def trial(spec: str, seed: int, told: Counter[str]) -> list[str]:
+async def trial(backend: Backend, seed: int, told: Counter[str]) -> list[str]:
     """Open an executor, have several tasks call it, and close it; return what went wrong."""
     chance = random.Random(seed)
     wrong: list[str] = []
-    executor = open_executor(spec, limits=LIMITS)
+    executor = open_executor(backend.spec, limits=LIMITS, **backend.options)
     if chance.random() < 0.7:
         await executor.start()
 
@@ -126,16 +126,16 @@ def left(temporary: Path, descriptors: int) -> list[str]:
     return found
 
 
-async def lifecycle(spec: str, seconds: float, seed: int, temporary: Path) -> tuple[Counter[str], list[str]]:
+async def lifecycle(backend: Backend, seconds: float, seed: int, temporary: Path) -> tuple[Counter[str], list[str]]:
     """Make trials for so long, or until one goes wrong; return how often each call came to what, and what was wrong."""
     told: Counter[str] = Counter()
-    wrong = await trial(spec, seed, told)  # with what is made once
+    wrong = await trial(backend, seed, told)  # with what is made once
     await asyncio.sleep(0.1)
-    descriptors, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+    descriptors = len(os.listdir("/proc/self/fd"))
     end = time.monotonic() + seconds
     while time.monotonic() < end and not wrong:
         seed += 1
-        wrong = await trial(spec, seed, told)
+        wrong = await trial(backend, seed, told)
         waiting = time.monotonic() + 2
         while (what := left(temporary, descriptors)) and time.monotonic() < waiting:
             await asyncio.sleep(0.01)
@@ -147,18 +147,20 @@ async def lifecycle(spec: str, seconds: float, seed: int, temporary: Path) -> tu
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.lifecycle", description=__doc__)
-    parser.add_argument("--backend", default="local")
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--backend", choices=ALL, help="one instead of all")
+    parser.add_argument("--seconds", type=float, default=60, help="for each backend")
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30), help="of the first trial")
     asked = parser.parse_args()
-    seed = random.randrange(1 << 30) if asked.seed is None else asked.seed
-    with tempfile.TemporaryDirectory() as temporary:
-        tempfile.tempdir = temporary
-        told, wrong = asyncio.run(lifecycle(asked.backend, asked.seconds, seed, Path(temporary)))
-    print(f"{asked.backend}: {sum(told.values())} calls from seed {seed}")
-    print("  " + ", ".join(f"{name} {count}" for name, count in sorted(told.items())))
-    print("\n".join(wrong) or "  nothing hangs, and nothing is left")
-    return 1 if wrong else 0
+    failed = False
+    for name in [asked.backend] if asked.backend else ALL:
+        with tempfile.TemporaryDirectory() as temporary:
+            tempfile.tempdir = temporary
+            told, wrong = asyncio.run(lifecycle(ALL[name], asked.seconds, asked.seed, Path(temporary)))
+        print(f"{name}: {sum(told.values())} calls from seed {asked.seed}")
+        print("  " + ", ".join(f"{call} {count}" for call, count in sorted(told.items())))
+        print("\n".join(wrong) or "  nothing hangs, and nothing is left")
+        failed = failed or bool(wrong)
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -443,6 +443,19 @@ async def test_interrupt_of_long_modules_is_told_quickly(kernel: Executor) -> No
     assert await out(kernel, "print(kept)") == "1\n"
 
 
+async def test_block_behind_a_reset_has_the_new_kernel(kernel: Executor) -> None:
+    await out(kernel, "x = 1")
+    block = CodeBlock("print('x' in globals())\nx = 1")
+    _, result = await asyncio.gather(kernel.reset(), kernel.run(block))
+    assert (result.verdict, result.stdout) == ("ok", "False\n"), result
+    task = asyncio.create_task(kernel.reset())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task], timeout=20)
+    assert task.cancelled()
+    assert (await kernel.run(block)).stdout == "False\n"
+
+
 @pytest.mark.parametrize("when", ["at once", "soon", "running"])
 async def test_cancelling_the_task_keeps_the_kernel(kernel: Executor, when: str) -> None:
     await out(kernel, "x = 1")
