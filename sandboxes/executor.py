@@ -130,7 +130,10 @@ class Executor(abc.ABC):
 
     @abc.abstractmethod
     async def close(self) -> None:
-        """End everything inside and release what the executor holds. Closing twice has no effect."""
+        """End everything inside and release what the executor holds.
+
+        Closing twice has no effect, and who closes what somebody else is closing waits for its end too.
+        """
 
     async def __aenter__(self) -> Self:
         await self.start()

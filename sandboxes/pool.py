@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from sandboxes.errors import PoolTimeout, SandboxClosedError, SandboxError
 from sandboxes.executor import Executor
 from sandboxes.registry import open_executor
 from sandboxes.types import Limits
-from sandboxes.waiting import uninterrupted
+from sandboxes.waiting import Once, uninterrupted
 
 
 class Pool:
@@ -61,24 +61,43 @@ class Pool:
         self._alive: set[Executor] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._state = "new"
+        self._starting = asyncio.Lock()
+        self._closing = Once()
 
     async def start(self) -> None:
         """Start all executors and wait until they are ready.
 
         Raises:
-            SandboxError: one of them does not start; the others are closed again.
+            SandboxError: one of them does not start; the others are closed again, and it can be repeated.
+            SandboxClosedError: the pool is closed.
         """
-        if self._state != "new":
-            return
-        self._state = "open"
+        async with self._starting:  # somebody else may be at it
+            if self._state == "closed":
+                raise SandboxClosedError("the pool is closed; make a new one")
+            if self._state == "new":
+                self._state = "open"
+                await self._start()
+
+    async def _start(self) -> None:
         starting = [asyncio.ensure_future(self._open()) for _ in range(self._size)]
         try:
-            for executor in await asyncio.gather(*starting):
-                self._ready.put_nowait(executor)
+            started = await asyncio.gather(*starting)
+            if self._state == "closed":
+                raise SandboxClosedError("the pool was closed while it started")
         except BaseException:
-            await uninterrupted(asyncio.wait(starting))
-            await self.close()
+            if self._state == "open":
+                self._state = "new"
+            await uninterrupted(self._give_up(starting))
             raise
+        for executor in started:
+            self._ready.put_nowait(executor)
+
+    async def _give_up(self, starting: Sequence[asyncio.Future[Executor]]) -> None:
+        """Close what has started once all of it has come to its end."""
+        await asyncio.wait(starting)
+        errors = await asyncio.gather(*(self._close(each) for each in list(self._alive)), return_exceptions=True)
+        for error in filter(None, errors):
+            raise error
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -173,10 +192,8 @@ class Pool:
 
     async def close(self) -> None:
         """End all executors, those that are in use too, and wait until they are gone."""
-        if self._state == "closed":
-            return
         self._state = "closed"
-        await uninterrupted(self._close_all())
+        await self._closing.run(self._close_all)
 
     async def _close_all(self) -> None:
         # First what is being started or replaced comes to its end, so that nothing is added any more.

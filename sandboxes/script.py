@@ -24,7 +24,7 @@ from sandboxes.report import Report
 from sandboxes.runner.frames import LIVE_STDERR, LIVE_STDOUT, MAX_CODE
 from sandboxes.sandbox import Sandbox
 from sandboxes.types import CodeBlock, Isolation, Limits, OnOutput, Result, WorkspaceFile
-from sandboxes.waiting import uninterrupted
+from sandboxes.waiting import Once, uninterrupted
 
 T = TypeVar("T")
 
@@ -50,6 +50,7 @@ class ScriptExecutor(Executor):
         self._running = False
         self._state = "new"
         self._opening = asyncio.Lock()
+        self._closing = Once()
         self._isolation = sandbox.isolation(self._limits)
 
     @property
@@ -235,10 +236,8 @@ class ScriptExecutor(Executor):
             await self.cancel()
 
     async def close(self) -> None:
-        if self._state == "closed":
-            return
         self._state = "closed"
-        await uninterrupted(self._close())
+        await self._closing.run(self._close)
 
     async def _close(self) -> None:
         async with self._opening:  # what is on its way would miss what is taken away here

@@ -1,10 +1,10 @@
-"""Awaiting something to its very end, or no longer than a number of seconds."""
+"""Awaiting something to its very end, once for all who ask, or no longer than a number of seconds."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from sandboxes.errors import SandboxLostError
 
@@ -22,6 +22,19 @@ async def bounded(seconds: float, work: Awaitable[T]) -> T:
             return await work
     except TimeoutError:
         raise SandboxLostError("the runner does not answer") from None
+
+
+class Once:
+    """Work that is done once, and that all who ask for it wait for to its end, however many are cancelled."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[None] | None = None
+
+    async def run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Begin the work unless that was done, and wait for its end; an error of it is raised for everybody."""
+        if self._task is None or self._task.cancelled():  # with its event loop, so that it was left half done
+            self._task = asyncio.create_task(work())
+        await uninterrupted(self._task)
 
 
 async def uninterrupted(work: Awaitable[T]) -> T:

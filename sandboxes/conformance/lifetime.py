@@ -72,6 +72,15 @@ class LifetimeTests(Suite):
             await executor.close()
             await closed(executor, arena)
 
+    async def test_two_who_close_it_both_wait_for_its_end(self, arena: Arena) -> None:
+        async with arena.open() as executor:
+            first = asyncio.create_task(executor.close())
+            await asyncio.sleep(0)
+            await executor.close()
+            await asyncio.sleep(0)
+            assert first.done()
+            await closed(executor, arena)
+
     async def test_one_that_was_never_started_can_be_closed(self, arena: Arena) -> None:
         await arena.make().close()
 

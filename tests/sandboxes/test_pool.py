@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
+import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -31,6 +35,13 @@ TRACES = CodeBlock(
     "print(found)\nos.makedirs('d/e'); open('d/e/f', 'w'); open('/tmp/x', 'w'); open('/dev/shm/y', 'w')\n"
     "os.chmod('d', 0)\n"
 )
+
+
+@pytest.fixture
+def throwaways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """Return a function that lists the throw-away directories of this test."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return lambda: [path.name for path in tmp_path.iterdir()]
 
 
 def pool(backend: Backend, size: int = 2, **options: Any) -> Pool:
@@ -181,6 +192,49 @@ async def test_start_that_fails_is_raised_and_leaves_nothing(backend: Backend) -
         Pool("local", 0)
     with pytest.raises(ValueError, match="each executor of a pool has one of its own"):
         Pool("local", workspace=".")
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing_and_can_be_repeated(
+    backend: Backend, throwaways: Callable[[], list[str]]
+) -> None:
+    one = pool(backend)
+    for delay in (0.0, 0.02, 0.1):
+        task = asyncio.create_task(one.start())
+        await asyncio.sleep(delay)
+        for _ in range(2):  # who does not wait for the end of what was started must not cost that either
+            task.cancel()
+            await asyncio.sleep(0)
+        await asyncio.wait([task], timeout=30)
+        assert task.cancelled()
+        assert (descendants(), containers(), throwaways()) == (set(), [], [])
+    await asyncio.gather(one.start(), one.start())
+    assert one._ready.qsize() == 2
+    await one.close()
+    with pytest.raises(SandboxClosedError, match="make a new one"):
+        await one.start()
+
+
+async def test_closing_under_a_start_ends_it(backend: Backend, throwaways: Callable[[], list[str]]) -> None:
+    for delay in (0.0, 0.02, 0.1):
+        one = pool(backend)
+        task = asyncio.create_task(one.start())
+        await asyncio.sleep(delay)
+        await one.close()
+        assert (descendants(), containers(), throwaways()) == (set(), [], [])
+        with contextlib.suppress(SandboxClosedError):  # it may have been done
+            await task
+        with pytest.raises(SandboxClosedError):
+            await one.start()
+
+
+async def test_two_who_close_it_both_wait_for_its_end(backend: Backend, throwaways: Callable[[], list[str]]) -> None:
+    one = pool(backend)
+    await one.start()
+    first = asyncio.create_task(one.close())
+    await asyncio.sleep(0)
+    await one.close()
+    assert (descendants(), containers(), throwaways()) == (set(), [], [])
+    await first
 
 
 async def test_pool_of_fakes_for_tests_of_others() -> None:
