@@ -6,7 +6,7 @@ signal nor look into the runner, and behind a filter that leaves some calls to t
 
 from __future__ import annotations
 
-import base64
+import binascii
 import ctypes
 import os
 import stat
@@ -167,7 +167,7 @@ class Confinement:
         # A ruleset must have something to say, so where nothing can be scoped it forbids what is forbidden already.
         self._below = _new_ruleset(self._abi, 0 if scoped else MAKE_BLOCK, 0, scoped)
         self._seccomp = SECCOMP_CALLS[os.uname().machine]
-        self._filter = linux.FilterProgram.of(base64.b64decode(config["filter"]))
+        self._filter = linux.FilterProgram.of(binascii.a2b_base64(config["filter"]))
 
     def separate(self) -> None:
         """Put this process, a worker, into a domain of its own below the runner's, which it cannot signal from there.

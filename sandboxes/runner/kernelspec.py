@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import string
 import sys
 
 from .files import Refused
@@ -85,6 +84,8 @@ class KernelSpec:
 
     def environment(self) -> Dict[str, str]:
         """Return its variables, in which `${NAME}` is replaced by one that is there."""
+        import string  # which takes a millisecond of a start to load
+
         return {name: string.Template(value).safe_substitute(os.environ) for name, value in self._env.items()}
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import importlib
 import os
 import select
 
@@ -12,12 +10,12 @@ from .channel import StartError
 
 TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
 if TYPE_CHECKING:
-    from typing import Iterator, List
+    from typing import List
 
 
-@contextlib.contextmanager
-def _ends_with_host(reading: int) -> Iterator[None]:
-    """While imports of others keep us busy, for ever perhaps, a thread sees to it that we end when the host does."""
+def _import_all(modules: List[str], reading: int) -> None:
+    """Import modules. If that keeps us busy, for ever perhaps, a thread sees to it that we end when the host does."""
+    import importlib
     import threading  # where nothing is preloaded, no worker has to pay for what it does after a fork
 
     wait, stop = os.pipe()
@@ -32,7 +30,11 @@ def _ends_with_host(reading: int) -> Iterator[None]:
     thread = threading.Thread(target=watch)
     thread.start()
     try:
-        yield
+        for name in modules:
+            try:
+                importlib.import_module(name)
+            except Exception as error:
+                raise StartError("cannot preload %r: %s: %s" % (name, type(error).__name__, error)) from None
     finally:
         os.close(stop)
         thread.join()
@@ -50,11 +52,6 @@ def preload(modules: List[str], reading: int) -> None:
         StartError: a module cannot be imported.
     """
     if modules:
-        with _ends_with_host(reading):
-            for name in modules:
-                try:
-                    importlib.import_module(name)
-                except Exception as error:
-                    raise StartError("cannot preload %r: %s: %s" % (name, type(error).__name__, error)) from None
+        _import_all(modules, reading)
     gc.collect()
     gc.freeze()

@@ -6,7 +6,7 @@ can signal it, and its end is the end of everything. It forks a warm worker ahea
 
 from __future__ import annotations
 
-import base64
+import binascii
 import json
 import os
 import resource
@@ -72,7 +72,7 @@ class Supervisor:
         linux.prctl(linux.PR_SET_DUMPABLE, 0)
         prepare_streams()
         if config["seccomp"]:
-            linux.filter_calls(base64.b64decode(config["seccomp"]))
+            linux.filter_calls(binascii.a2b_base64(config["seccomp"]))
         if not config["inherit_env"]:
             os.environ.clear()
         os.environ.update(config["env"])
