@@ -42,7 +42,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; the console script `agentexec`."""
+    """Run the command line."""
     # The modules loaded so far stay to the end, and nobody waits for the collector to look through them again: a
     # seventh of the time of a short command is spent in that when the interpreter ends.
     gc.freeze()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +52,13 @@ async def test_nothing_is_left_behind() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
     assert [signal.getsignal(number) for number in SIGNALS] == handlers
     assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_control_c_while_modules_are_loaded_ends_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(30)\n")
+    # As in a terminal, also where the tests run in the background of a script, and it is ignored.
+    code = "import runpy, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "runpy.run_module('agentexec', run_name='__main__')"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=20)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
