@@ -1,7 +1,8 @@
 """`python -m tests.lifecycle --seconds 60`: all of an executor's methods at once, at random moments.
 
-Several tasks call them on one executor, and are cancelled after random times; then it is restarted, must work, and is
-closed. A call may return, or raise an error of ours; it may not hang, and nothing may be left of any of them.
+Several tasks call them on one executor, and are cancelled after random times, and processes of it are killed; then it
+is restarted, must work, and is closed. A call may return, or raise an error of ours; it may not hang, and nothing may
+be left of any of them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -39,6 +41,14 @@ def refuse(stream: str, data: bytes) -> None:
     raise LookupError("the listener's own")
 
 
+async def kill(backend: Backend, chance: random.Random) -> None:
+    """Kill one of the processes that run for us, or all."""
+    found = sorted(await asyncio.to_thread(backend.processes))
+    for pid in found if chance.random() < 0.5 else found and [chance.choice(found)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 CALLS: dict[str, Callable[[Executor, random.Random], Awaitable[object]]] = {
     "run": lambda executor, chance: executor.run(CodeBlock(chance.choice(BLOCKS))),
     "listen": lambda executor, chance: executor.run(CodeBlock(chance.choice(BLOCKS)), on_output=refuse),
@@ -52,10 +62,18 @@ CALLS: dict[str, Callable[[Executor, random.Random], Awaitable[object]]] = {
     "close": lambda executor, chance: executor.close(),
 }
 WEIGHTS = (8, 2, 2, 2, 2, 3, 2, 2, 1, 0.4)
+KILLS = 0.05
+"""How often something is killed instead of a call."""
 
 
-async def one_call(executor: Executor, chance: random.Random, told: Counter[str], wrong: list[str]) -> None:
-    """Make a random call, and perhaps cancel it; note what it came to."""
+async def one_call(
+    executor: Executor, backend: Backend, chance: random.Random, told: Counter[str], wrong: list[str]
+) -> None:
+    """Make a random call, and perhaps cancel it, or kill something; note what it came to."""
+    if chance.random() < KILLS:
+        await kill(backend, chance)
+        told["kill"] += 1
+        return
     (name,) = chance.choices(list(CALLS), WEIGHTS)
     task = asyncio.ensure_future(CALLS[name](executor, chance))
     cancelled = chance.random() < 0.4
@@ -98,7 +116,7 @@ async def trial(backend: Backend, seed: int, told: Counter[str]) -> list[str]:
 
     async def caller() -> None:
         for _ in range(chance.randrange(1, 6)):
-            await one_call(executor, chance, told, wrong)
+            await one_call(executor, backend, chance, told, wrong)
             await asyncio.sleep(chance.choice((0, 0.001, 0.05)))
 
     await asyncio.gather(*(caller() for _ in range(chance.randrange(1, 5))))

@@ -105,7 +105,7 @@ def container_processes(owner: int | None = None) -> set[int]:
     for container in containers(owner):
         try:
             with engine() as client:
-                pids |= {int(row[1]) for row in client.top(container)["Processes"]}  # as `ps -ef` has them
+                pids |= {int(row[1]) for row in client.top(container)["Processes"] or ()}  # as `ps -ef` has them
         except docker.errors.APIError:  # not started yet, or gone
             continue
     return pids
