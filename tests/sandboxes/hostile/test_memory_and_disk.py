@@ -223,6 +223,7 @@ async def test_space_cannot_be_taken_without_writing(arena: Arena) -> None:
     assert (await arena.attack(code, disk="400M")).stdout == "True\n1048576\n"
 
 
+@pytest.mark.timeout(150)
 async def test_long_paths_fit_into_a_report_and_into_the_runner(arena: Arena) -> None:
     code = """
     import os
