@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agentexec.cli.output import CannotWrite, say, write_stdout
+from agentexec.cli.signals import INTERRUPTED, interrupts
 from agentexec.visible import visible
 from sandboxes.doctor import BackendReport, Diagnosis, Finding, diagnose
 
@@ -30,7 +31,9 @@ HELD, NOT_HELD, NOT_THERE = Text("yes", "green"), Text("NO", "bold red"), Text("
 
 def doctor_command(*, json: bool) -> int:
     """Examine this machine; return 0 if the default sandbox is isolated, else 1."""
-    diagnosis = asyncio.run(diagnose())
+    diagnosis = asyncio.run(_diagnosis())
+    if diagnosis is None:
+        return INTERRUPTED
     try:
         write_stdout(diagnosis.model_dump_json(indent=2) if json else render(diagnosis, colour=os.isatty(1)))
     except CannotWrite as error:
@@ -38,6 +41,17 @@ def doctor_command(*, json: bool) -> int:
             say(str(error))
         return error.status
     return 0 if diagnosis.isolated else 1
+
+
+async def _diagnosis() -> Diagnosis | None:
+    """Examine this machine; None if a signal came."""
+    with interrupts() as signals:
+        try:
+            return await diagnose()
+        except asyncio.CancelledError:
+            if not signals:
+                raise
+            return None
 
 
 def render(diagnosis: Diagnosis, *, colour: bool) -> str:

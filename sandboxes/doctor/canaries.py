@@ -64,6 +64,7 @@ class Canaries:
             env={VARIABLE: self.secret},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C at the terminal is for us alone
         )
         self._closing.callback(self._end_helper)
         assert self._helper.stdout is not None

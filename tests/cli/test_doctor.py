@@ -41,15 +41,19 @@ def test_what_is_not_held_decides(findings: tuple[Finding, ...], isolated: bool)
     assert ("NOT isolated" in words) != isolated
 
 
-def test_an_interrupted_one_leaves_no_sandbox_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP, signal.SIGINT]])
+def test_an_interrupted_one_leaves_nothing_behind(tmp_path: Path, signals: list[signal.Signals]) -> None:
     require_engine(LOCAL.installed(), LOCAL.engine)
     command = [sys.executable, "-m", "agentexec", "doctor"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, start_new_session=True) as process:
         while len(list(tmp_path.iterdir())) < 4:
             assert process.poll() is None
             time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
+        for number in signals:
+            os.killpg(process.pid, number)  # as a terminal does
+            time.sleep(0.05)
         said = process.communicate()
     assert (process.returncode, said, list(tmp_path.iterdir())) == (130, (b"", b""), [])
 
