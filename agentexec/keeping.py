@@ -18,6 +18,7 @@ from agentexec.models.base import Model
 from agentexec.store import Recorder, Store
 from agentexec.workspaces import WorkspaceSaver, restore, unsaved
 from sandboxes.executor import Executor
+from sandboxes.waiting import uninterrupted
 
 KEY_VARIABLES = ("OPENAI_API_KEY",)
 
@@ -63,7 +64,8 @@ class Kept:
                 f"the workspace of run {self.recorder.run_id} cannot be put back, as {missing}; "
                 "give workspace= to go on in a directory of yours"
             )
-        await asyncio.to_thread(restore, self.recorder.store, events, directory)
+        # To its end: what is being written while the directory is removed would stay.
+        await uninterrupted(asyncio.to_thread(restore, self.recorder.store, events, directory))
 
 
 @contextmanager

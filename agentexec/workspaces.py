@@ -67,7 +67,7 @@ class WorkspaceSaver:
         if workspace is None or not workspace.is_dir():
             return
         try:
-            taken = await _in_thread(functools.partial(self._take, workspace))
+            taken = await in_thread(functools.partial(self._take, workspace))
         except SnapshotError as error:
             self._log.append(WorkspaceNotSaved(reason=str(error)))
         else:
@@ -81,7 +81,7 @@ class WorkspaceSaver:
         return self._snapshots.take(workspace, given_up=given_up)
 
 
-async def _in_thread(call: Callable[[Callable[[], bool]], T]) -> T:
+async def in_thread(call: Callable[[Callable[[], bool]], T]) -> T:
     """Make a call in a thread. If that is cancelled, the call is told to give up, and its end is awaited.
 
     Nothing may change or remove the workspace under it.

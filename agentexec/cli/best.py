@@ -94,6 +94,7 @@ def best_command(request: Request, flags: Mapping[str, Any], contest: Contest) -
                 workspace.rmdir()  # if nothing came into it
     if found is None:
         say("interrupted: the workspaces of the candidates are removed")
+        _tell_workspace(request, workspace)
         _tell_kept(request)
         return INTERRUPTED
     return _report(found, request, workspace)
@@ -181,10 +182,14 @@ def _report(found: SearchResult, request: Request, workspace: Path) -> int:
         if not error.quiet:
             say(str(error))
             status = status or error.status
-    if request.workspace is None and workspace.exists():
-        say(f"workspace kept in {workspace}")
+    _tell_workspace(request, workspace)
     _tell_kept(request)
     return status
+
+
+def _tell_workspace(request: Request, workspace: Path) -> None:
+    if request.workspace is None and workspace.exists():
+        say(f"workspace kept in {workspace}")
 
 
 def _tell_kept(request: Request) -> None:

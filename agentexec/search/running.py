@@ -23,7 +23,7 @@ from agentexec.snapshots import SnapshotStore
 from agentexec.solving import solve
 from agentexec.stops import AnyStop, ExternalStop, MaxCost, MaxTokens
 from agentexec.store import Recorder, Store
-from agentexec.workspaces import last_saved, snapshots_of, unsaved
+from agentexec.workspaces import in_thread, last_saved, snapshots_of, unsaved
 from sandboxes.errors import SandboxError
 from sandboxes.executor import Executor
 from sandboxes.registry import open_executor
@@ -129,7 +129,7 @@ class Search:
 
     async def keep(self, directory: Path) -> str:
         """Take a snapshot, and return its id."""
-        return (await asyncio.to_thread(self.snapshots.take, directory)).id
+        return (await in_thread(lambda given_up: self.snapshots.take(directory, given_up=given_up))).id
 
     async def grow(self, nodes: list[Node], width: int, depth: int, beam: int, turns: int) -> None:
         """Go on from the nodes, step by step."""
@@ -305,7 +305,8 @@ class Search:
         if best is not None and workspace is not None:
             if best.number not in self.states:
                 raise SnapshotError(f"the files of candidate {best.number} are not on this machine: {best.error}")
-            await asyncio.to_thread(self.snapshots.restore, self.states[best.number], workspace)
+            # To its end, so that it is not half of one, half of the other.
+            await uninterrupted(asyncio.to_thread(self.snapshots.restore, self.states[best.number], workspace))
         costs = [each.cost for each in candidates]
         return SearchResult(
             candidates=candidates,

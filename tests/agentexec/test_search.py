@@ -270,6 +270,36 @@ async def test_search_that_is_cancelled_while_a_workspace_is_restored_leaves_not
         await task
 
 
+@pytest.mark.parametrize("name", ["take", "restore"])
+async def test_search_that_is_cancelled_at_its_snapshots_leaves_no_thread_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    place = tmp_path / "work"
+    place.mkdir()
+    begun, ended = asyncio.Event(), list[str]()
+    loop, method = asyncio.get_running_loop(), getattr(SnapshotStore, name)
+
+    def slowly(*arguments: Any, **options: Any) -> object:
+        if place in arguments:
+            loop.call_soon_threadsafe(begun.set)
+            time.sleep(0.2)
+        try:
+            return method(*arguments, **options)
+        finally:
+            ended.append(str(arguments[-1]))
+
+    monkeypatch.setattr(SnapshotStore, name, slowly)
+    task = asyncio.create_task(
+        best_of(1, "x", model=scripted(*writes("1")), score=lambda e, r: True, workspace=place, **ONE_AGENT)
+    )
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert str(place) in ended
+    assert (place / "answer").exists() == (name == "restore"), "whole, or not at all"
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

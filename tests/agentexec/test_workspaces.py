@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +26,7 @@ from agentexec.events import (
 )
 from agentexec.log import EventLog
 from agentexec.search.running import stored_state
+from agentexec.snapshots import Restored, SnapshotStore
 from agentexec.solving import solve
 from agentexec.store import Store
 from agentexec.workspaces import WorkspaceSaver, is_half_done, last_saved, remove_workspace, snapshots_of, unsaved
@@ -91,6 +95,32 @@ async def test_what_a_long_output_left_in_the_workspace_is_saved_with_it(store: 
     snapshot = last_saved(events)
     assert snapshot is not None
     assert ".agentexec/outputs" in [entry.path for entry in snapshots_of(store).entries(snapshot)]
+
+
+async def test_a_run_that_is_cancelled_while_its_workspace_is_put_back_leaves_nothing(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    options: dict[str, Any] = {"executor": "local", "plan": False, "review": False, "store": store}
+    first = await solve("x", model=ScriptedModel([TWO, run("1")]), max_turns=2, **options)
+    begun = asyncio.Event()
+    loop, restore = asyncio.get_running_loop(), SnapshotStore.restore
+
+    def slowly(snapshots: SnapshotStore, snapshot: str, directory: Path) -> Restored:
+        loop.call_soon_threadsafe(begun.set)
+        time.sleep(0.2)
+        return restore(snapshots, snapshot, directory)
+
+    monkeypatch.setattr(SnapshotStore, "restore", slowly)
+    task = asyncio.create_task(solve("x", model=ScriptedModel([run("1")]), resume=first.run_id, **options))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await loop.shutdown_default_executor()  # which waits for what is still at work
+    assert list(place.iterdir()) == []
 
 
 async def test_other_runs_go_on_meanwhile(store: Store, workspace: Path) -> None:
