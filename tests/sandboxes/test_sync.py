@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
+import tempfile
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +24,7 @@ from sandboxes import (
     open_executor_sync,
 )
 from sandboxes.types import Stream
-from tests.sandboxes.backends import require_engine
+from tests.sandboxes.backends import descendants, require_engine
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +58,37 @@ def test_control_c_ends_the_block_and_keeps_the_executor() -> None:
         with pytest.raises(KeyboardInterrupt):
             executor.run(CodeBlock("import time; print(1, flush=True); time.sleep(50)"), on_output=interrupt)
         assert executor.run(CodeBlock("print(2)")).stdout == "2\n"
+
+
+def press_control_c_twice(delay: float) -> threading.Thread:
+    """Send two interrupts, the first after so many seconds, while an executor starts or closes."""
+
+    def press() -> None:
+        for wait in (delay, 0.002):
+            time.sleep(wait)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("when", ["start", "close"])
+def test_control_c_twice_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for delay in (0.0005, 0.002, 0.005, 0.01, 0.02, 0.04, 0.06) * 2:
+        pressing = press_control_c_twice(delay) if when == "start" else None
+        with contextlib.suppress(KeyboardInterrupt):
+            try:
+                with open_executor_sync("local") as executor:
+                    if pressing is None:
+                        assert executor.run(CodeBlock("print(2)")).stdout == "2\n"
+                        pressing = press_control_c_twice(delay / 10)
+            finally:
+                while pressing is not None and pressing.is_alive():
+                    with contextlib.suppress(KeyboardInterrupt):
+                        pressing.join()
+    assert (list(tmp_path.iterdir()), descendants()) == ([], set())
 
 
 def test_calls_of_several_threads_are_queued() -> None:
