@@ -5,29 +5,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
-from sandboxes.errors import FileTooLarge, SandboxError, UnsafePath
+from sandboxes.errors import FileTooLarge, SandboxError, SandboxUnavailable, UnsafePath
 from sandboxes.executor import DEFAULT_GET_BYTES, Executor
 from sandboxes.paths import workspace_path
 from sandboxes.runner.files import DIRECTORY, Refused, write_file
 from sandboxes.types import CodeBlock, Isolation, Limits, OnOutput, Result
+from sandboxes.waiting import uninterrupted
 
 
 class MirroredExecutor(Executor):
     """Copies a directory in at the start, and what blocks create or change out after each.
 
     What blocks remove stays in the directory. Files larger than `file_size`, links and special files are not copied,
-    nor more than the 1,000 that a `Result` names; nor are modes.
+    nor more than the 1,000 that a `Result` names; nor are modes, nor what a block did whose `run` was cancelled.
 
     Args:
-        executor: Where blocks run, with a workspace of its own.
+        make: Makes the executor in which blocks run, with a workspace of its own; again after a start that failed.
         directory: An existing directory of this machine.
     """
 
-    def __init__(self, executor: Executor, directory: Path) -> None:
-        self._executor = executor
+    def __init__(self, make: Callable[[], Executor], directory: Path) -> None:
+        self._make = make
+        self._executor = make()
         self._directory = directory.resolve()
+        self._starting = asyncio.Lock()
+        self._started = self._closed = False
 
     @property
     def limits(self) -> Limits:
@@ -42,14 +47,33 @@ class MirroredExecutor(Executor):
         return self._directory
 
     async def start(self) -> None:
-        await self._executor.start()
+        async with self._starting:
+            if self._started and not self._closed:  # what has changed since is not copied in again
+                return
+            try:
+                await self._executor.start()
+                for name in await asyncio.to_thread(self._files):
+                    data = await asyncio.to_thread(self._read, name)
+                    if data is not None:
+                        await self._executor.put(name, data)
+            except BaseException:
+                await uninterrupted(self._undo_start())
+                raise
+            self._started = True
+
+    async def _undo_start(self) -> None:
+        await self._executor.close()
+        if not self._closed:
+            self._executor = self._make()
+
+    def _read(self, name: str) -> bytes | None:
+        """Return a file's content; None if it is gone meanwhile."""
         try:
-            for name in await asyncio.to_thread(self._files):
-                data = await asyncio.to_thread((self._directory / name).read_bytes)
-                await self._executor.put(name, data)
-        except BaseException:
-            await self._executor.close()
-            raise
+            return (self._directory / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise SandboxUnavailable(f"cannot copy {self._directory / name}: {error.strerror}") from None
 
     def _files(self) -> list[str]:
         """Return the paths of the regular files that can be copied.
@@ -61,7 +85,10 @@ class MirroredExecutor(Executor):
         for parent, _, names in os.walk(self._directory):
             for name in names:
                 path = Path(parent, name)
-                status = path.lstat()
+                try:
+                    status = path.lstat()
+                except FileNotFoundError:
+                    continue
                 if not path.is_symlink() and path.is_file() and status.st_size <= self.limits.file_size:
                     total += status.st_size
                     with contextlib.suppress(UnsafePath):
@@ -87,7 +114,7 @@ class MirroredExecutor(Executor):
 
     async def _copy_out(self, name: str) -> None:
         data = await self._executor.get(name, max_bytes=self.limits.file_size)
-        await asyncio.to_thread(self._write, workspace_path(name), data)
+        await uninterrupted(asyncio.to_thread(self._write, workspace_path(name), data))
 
     def _write(self, name: str, data: bytes) -> None:
         """Write a file in the directory, through nothing that may lead out of it."""
@@ -103,6 +130,9 @@ class MirroredExecutor(Executor):
         await self._executor.cancel()
 
     async def put(self, path: str, data: bytes) -> None:
+        await uninterrupted(self._put(path, data))
+
+    async def _put(self, path: str, data: bytes) -> None:
         await self._executor.put(path, data)
         await asyncio.to_thread(self._write, workspace_path(path), data)
 
@@ -116,4 +146,5 @@ class MirroredExecutor(Executor):
         await self._executor.restart()
 
     async def close(self) -> None:
+        self._closed = True
         await self._executor.close()

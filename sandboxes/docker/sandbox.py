@@ -301,5 +301,5 @@ def docker_executor(arg: str | None, *, limits: Limits, workspace: Path | None, 
     if arg is not None:
         options.setdefault("image", arg)
     if workspace is not None and is_remote(engine_url(options.get("url"))):
-        return MirroredExecutor(ScriptExecutor(DockerSandbox(**options), limits), workspace)
+        return MirroredExecutor(lambda: ScriptExecutor(DockerSandbox(**options), limits), workspace)
     return ScriptExecutor(DockerSandbox(workspace=workspace, **options), limits)

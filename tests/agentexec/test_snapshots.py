@@ -671,7 +671,7 @@ async def test_an_executor_tells_where_its_workspace_is(tmp_path: Path) -> None:
     from sandboxes.mirror import MirroredExecutor
 
     assert FakeExecutor().local_workspace is None
-    assert MirroredExecutor(FakeExecutor(), tmp_path).local_workspace == tmp_path
+    assert MirroredExecutor(FakeExecutor, tmp_path).local_workspace == tmp_path
 
 
 @pytest.mark.parametrize("spec", ["local", "docker"])

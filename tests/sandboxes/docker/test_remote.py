@@ -17,8 +17,18 @@ from pathlib import Path
 
 import pytest
 
-from sandboxes import CodeBlock, Executor, FileTooLarge, Limits, SandboxUnavailable, ScriptExecutor, open_executor
+from sandboxes import (
+    CodeBlock,
+    Executor,
+    FileTooLarge,
+    Limits,
+    SandboxClosedError,
+    SandboxUnavailable,
+    ScriptExecutor,
+    open_executor,
+)
 from sandboxes.docker import DockerSandbox, tunnel
+from sandboxes.docker.owners import KIND, PROCESS
 from sandboxes.mirror import MirroredExecutor
 from tests.sandboxes.backends import descendants, engine, require_engine
 
@@ -175,6 +185,34 @@ async def test_directory_is_kept_like_the_workspace(tcp: str, tmp_path: Path) ->
         assert (tmp_path / "put.txt").read_bytes() == b"put" == await executor.get("put.txt")
         await executor.restart()
         assert await executor.get("out/deep/x") == b"made"
+
+
+async def test_start_of_a_copied_directory_can_be_cancelled_and_repeated_and_copies_once(
+    tcp: str, tmp_path: Path
+) -> None:
+    for number in range(50):
+        (tmp_path / f"{number}").write_bytes(b"%d" % number * 10_000)
+    executor = open_executor("docker", url=tcp, workspace=tmp_path)
+    for delay in (0.0, 0.1, 0.4, 0.5):
+        task = asyncio.create_task(executor.start())
+        await asyncio.sleep(delay)
+        task.cancel()
+        await asyncio.wait([task], timeout=30)
+        assert task.done()
+    await asyncio.gather(executor.start(), executor.start())
+    assert await executor.get("49") == b"49" * 10_000
+    (tmp_path / "49").write_bytes(b"later")
+    await executor.start()
+    assert await executor.get("49") == b"49" * 10_000
+    first = asyncio.create_task(executor.close())
+    await asyncio.sleep(0)
+    await executor.close()
+    await first
+    with pytest.raises(SandboxClosedError):
+        await executor.start()
+    with engine() as client:
+        volumes = client.volumes(filters={"label": f"{KIND}=sandbox"})["Volumes"]
+    assert [each for each in volumes if each["Labels"][PROCESS].startswith(f"{os.getpid()}.")] == []
 
 
 async def test_nothing_is_written_through_a_link_in_the_directory(tcp: str, tmp_path: Path) -> None:
