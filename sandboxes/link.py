@@ -360,6 +360,7 @@ async def _launch(sandbox: Sandbox, limits: Limits) -> ByteStream:
     except asyncio.CancelledError:
 
         async def undo() -> None:
+            sandbox.give_up()
             with contextlib.suppress(SandboxError):
                 await (await launching).close()
 

@@ -113,5 +113,11 @@ class Sandbox(abc.ABC):
         """
         raise SandboxUnavailable(f"{type(self).__name__} shares no directory, so no kernel can run in it")
 
+    def give_up(self) -> None:
+        """Learn that nobody wants the launch any more that may be under way; it should come to an end soon.
+
+        Whoever calls this waits for the end of the launch and closes what it returns. By default it goes on.
+        """
+
     async def close(self) -> None:
         """Release what the place holds beyond its launched streams, e.g. a throw-away workspace."""

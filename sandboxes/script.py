@@ -240,6 +240,7 @@ class ScriptExecutor(Executor):
         await self._closing.run(self._close)
 
     async def _close(self) -> None:
+        self._sandbox.give_up()
         async with self._opening:  # what is on its way would miss what is taken away here
             pass
         if self._link is not None:

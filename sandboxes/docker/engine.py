@@ -170,8 +170,18 @@ class Engine:
             size=found.get("Size", 0),
         )
 
-    def pull(self, name: str, on_progress: Callable[[PullProgress], None] | None = None) -> None:
+    def pull(
+        self,
+        name: str,
+        on_progress: Callable[[PullProgress], None] | None = None,
+        given_up: Callable[[], bool] = bool,
+    ) -> None:
         """Get an image from its registry.
+
+        Args:
+            name: Of the image.
+            on_progress: Told how far it is.
+            given_up: Asked at each word of the engine; if it says so, this returns without the image.
 
         Raises:
             SandboxUnavailable: it is one of our own, no registry answers, or it has no such image.
@@ -185,6 +195,8 @@ class Engine:
         try:
             with self._translated(f"pull {name}"):
                 for step in self._client.pull(repository, tag=tag or "latest", stream=True, decode=True):
+                    if given_up():
+                        return
                     if "error" in step:
                         raise SandboxStartError(str(step["error"]))
                     _note(layers, step)

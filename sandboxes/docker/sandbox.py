@@ -18,6 +18,7 @@ from sandboxes.docker import hardening
 from sandboxes.docker.engine import Engine, Image, PullProgress, engine_url, is_remote
 from sandboxes.docker.hardening import ContainerOptions
 from sandboxes.docker.owners import own_labels, remove_abandoned
+from sandboxes.docker.pulling import Pull
 from sandboxes.docker.stream import attach
 from sandboxes.docker.workspace import WORKSPACE, ContainerWorkspace
 from sandboxes.errors import SandboxError, SandboxUnavailable
@@ -121,6 +122,7 @@ class DockerSandbox(Sandbox):
             raise ValueError("mounts: what blocks can write to, the workspace, cannot be mounted a second time")
         self._engine: Engine | None = None
         self._found: Image | None = None
+        self._pull: Pull | None = None
         self._shared: ThrowawayDirectory | None = None
         self._memory_backed: list[str] = []
 
@@ -140,7 +142,7 @@ class DockerSandbox(Sandbox):
         if self._engine is None:
             self._engine = await asyncio.to_thread(Engine, self._url)
         engine = self._engine
-        image, _ = await asyncio.gather(asyncio.to_thread(self._find_image, engine), self._reap(engine))
+        image, _ = await asyncio.gather(self._find_image(engine), self._reap(engine))
         try:
             container = await asyncio.to_thread(self._create, engine, image, list(argv), limits)
         except SandboxError as error:
@@ -172,15 +174,23 @@ class DockerSandbox(Sandbox):
         with contextlib.suppress(SandboxError):
             await asyncio.to_thread(remove_abandoned, engine)
 
-    def _find_image(self, engine: Engine) -> Image:
-        found = self._found or engine.image(self.image)
+    async def _find_image(self, engine: Engine) -> Image:
+        found = self._found or await asyncio.to_thread(engine.image, self.image)
         if found is None:
-            engine.pull(self.image, self._on_pull)
-            found = engine.image(self.image)
+            self._pull = Pull(engine, self.image, self._on_pull)
+            try:
+                await self._pull.done()
+            finally:
+                self._pull = None
+            found = await asyncio.to_thread(engine.image, self.image)
         if found is None:
             raise SandboxUnavailable(f"the engine has no image {self.image}, although it was pulled")
         self._found = found
         return found
+
+    def give_up(self) -> None:
+        if self._pull is not None:
+            self._pull.give_up()
 
     def _create(self, engine: Engine, image: Image, argv: list[str], limits: Limits) -> str:
         tmpfs = hardening.tmpfs_sizes(limits, image, self._options.tmpfs)

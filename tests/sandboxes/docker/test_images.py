@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,6 +22,38 @@ from sandboxes import CodeBlock, Limits, SandboxStartError, SandboxUnavailable, 
 from sandboxes.docker import images
 from sandboxes.docker.engine import Engine, PullProgress
 from tests.sandboxes.backends import engine, require_engine
+
+
+class SilentRegistry(BaseHTTPRequestHandler):
+    """A registry that does not come to an answer."""
+
+    def do_GET(self) -> None:
+        if self.path != "/v2/":
+            self.server.asked.set()  # type: ignore[attr-defined]
+            self.server.over.wait(60)  # type: ignore[attr-defined]
+        with contextlib.suppress(OSError):
+            self.send_response(200 if self.path == "/v2/" else 404)
+            self.end_headers()
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+        pass
+
+
+@pytest.fixture
+def silent() -> Iterator[tuple[str, threading.Event]]:
+    """The name of an image whose pull takes a minute, and what is set once it has begun."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), SilentRegistry) as server:
+        server.asked, server.over = threading.Event(), threading.Event()  # type: ignore[attr-defined]
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        yield f"127.0.0.1:{server.server_address[1]}/x", server.asked  # type: ignore[attr-defined]
+        server.over.set()  # type: ignore[attr-defined]
+        server.shutdown()
+        serving.join()
+
 
 POLYGLOT = {
     "python": "print(sum(range(5)))",
@@ -193,3 +231,29 @@ def private_engine_url(request: pytest.FixtureRequest) -> str:
     if os.geteuid() != 0:
         pytest.skip("only root can start a Docker engine")
     return str(request.getfixturevalue("private_engine").url)
+
+
+async def test_nobody_waits_for_a_pull_that_is_no_longer_wanted(silent: tuple[str, threading.Event]) -> None:
+    image, asked = silent
+    executor = open_executor("docker", image=image)
+    task = asyncio.create_task(executor.start())
+    await asyncio.to_thread(asked.wait, 20)
+    task.cancel()
+    await asyncio.wait([task], timeout=5)
+    assert task.cancelled()
+    task = asyncio.create_task(executor.start())
+    await asyncio.sleep(0.1)
+    await asyncio.wait_for(executor.close(), 5)
+    with pytest.raises(SandboxUnavailable, match="its pull was given up"):
+        await task
+
+
+def test_control_c_ends_a_pull(silent: tuple[str, threading.Event], tmp_path: Path) -> None:
+    image, asked = silent
+    (tmp_path / "p.py").write_text("print(1)")
+    command = [sys.executable, "-m", "agentexec", "run", "--sandbox", f"docker:{image}", str(tmp_path / "p.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        asked.wait(20)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=10)
+    assert (process.returncode, said) == (130, (b"", b"agentexec: cancelled: interrupted\n"))

@@ -1,0 +1,60 @@
+"""The pull of an image, which may take minutes, and which nobody has to wait for who no longer wants it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+
+from sandboxes.docker.engine import Engine, PullProgress
+from sandboxes.errors import SandboxUnavailable
+
+
+class Pull:
+    """Pulls an image, in a thread of its own: one of the event loop's would keep the process from ending.
+
+    Args:
+        engine: Where to.
+        image: Its name.
+        on_progress: Called from the thread.
+    """
+
+    def __init__(self, engine: Engine, image: str, on_progress: Callable[[PullProgress], None] | None) -> None:
+        self._engine, self._image, self._on_progress = engine, image, on_progress
+        self._loop = asyncio.get_running_loop()
+        self._end: asyncio.Future[None] = self._loop.create_future()
+        self._given_up = threading.Event()
+
+    async def done(self) -> None:
+        """Pull, and wait for the end.
+
+        Raises:
+            SandboxUnavailable: no registry has it, or `give_up` was called.
+        """
+        threading.Thread(target=self._work, name=f"pull {self._image}", daemon=True).start()
+        try:
+            await self._end
+        finally:
+            self._given_up.set()
+
+    def give_up(self) -> None:
+        """Wait no longer. The engine stops with the next layer, or when this process ends."""
+        self._settle(SandboxUnavailable(f"the image {self._image} is not in the engine, and its pull was given up"))
+
+    def _work(self) -> None:
+        error: Exception | None = None
+        try:
+            self._engine.pull(self._image, self._on_progress, self._given_up.is_set)
+        except Exception as failure:  # whatever it is, it is raised where somebody waits
+            error = failure
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._settle, error)
+
+    def _settle(self, error: Exception | None) -> None:
+        if self._end.done():
+            return
+        if error is None:
+            self._end.set_result(None)
+        else:
+            self._end.set_exception(error)
