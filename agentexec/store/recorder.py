@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from agentexec.events import BlockFinished, Event, MessageAdded, ModelCalled, RunFinished, RunResumed, RunStarted
 from agentexec.store.codec import write_event
 from agentexec.store.database import transaction, translated
-from agentexec.store.history import add_event, parts_of, position_after
+from agentexec.store.history import add_event, parts_of, position_after, remove_events
 from agentexec.store.locks import RunLock
 
 if TYPE_CHECKING:
@@ -96,12 +96,17 @@ class Recorder:
         kind = str(getattr(event, "type", ""))
         with translated(self.store.file):
             if self._run is None or isinstance(event, _SUMMED):
-                with transaction(self._db):
-                    if self._run is None:
-                        self._begin(event.time)
-                    self._insert(turn, kind, text)
-                    self._count(event)
-                    self._sum_up(event, text)
+                known = self._run
+                try:
+                    with transaction(self._db):
+                        if self._run is None:
+                            self._begin(event.time)
+                        self._insert(turn, kind, text)
+                        self._count(event)
+                        self._sum_up(event, text)
+                except BaseException:
+                    self._run = known  # one that was not begun after all has no row, and the next run takes its number
+                    raise
             else:  # one statement is a transaction of its own, at a third of the price
                 self._insert(turn, kind, text)
                 self._count(event)
@@ -120,6 +125,8 @@ class Recorder:
             "INSERT INTO runs (run_id, began, updated, settings) VALUES (?, ?, ?, ?)",
             (self.run_id, moment, moment, json.dumps(dict(self._settings or {}))),
         ).lastrowid
+        assert self._run is not None
+        remove_events(self._db, self._run)  # of one that was never begun: earlier versions could leave some
 
     def _insert(self, turn: int | None, kind: str, text: str) -> None:
         assert self._run is not None

@@ -30,11 +30,12 @@ from agentexec.errors import (
     StoreTooNew,
     StoreUnavailable,
 )
-from agentexec.events import BlockOutput, Event, ModelText, RunResumed
+from agentexec.events import BlockOutput, Event, ModelText, RunFinished, RunResumed
 from agentexec.log import EventLog, new_run_id
 from agentexec.store import Store, locks
 from agentexec.store.codec import write_event
 from agentexec.store.database import APPLICATION_ID, MIGRATIONS
+from agentexec.store.history import add_event
 from agentexec.store.runs import FILE_NAME
 from tests.agentexec.store.events import message, started, turn, whole
 
@@ -57,6 +58,27 @@ def keep(store: Store, events: list[Event] | None = None, run_id: str | None = N
 
 
 # What is written is there
+
+
+def test_a_run_whose_beginning_could_not_be_written_costs_no_other_one(store: Store) -> None:
+    keep(store)
+    pages = store.db.execute("PRAGMA page_count").fetchone()[0]
+    store.db.execute(f"PRAGMA max_page_count={pages + 2}")
+    recorder = store.record("a")
+    with pytest.raises(StoreFull):
+        recorder(started("a").model_copy(update={"task": "x" * 100_000}))
+    recorder(RunFinished(status="interrupted", stop_reason="store", message="full"))  # which is small
+    recorder.close()
+    store.db.execute("PRAGMA max_page_count=1000000")
+    assert [type(event) for event in store.events("a")] == [RunFinished]
+    assert store.events(keep(store, run_id="b"))
+    assert {run.run_id: run.status for run in store.runs()}.items() >= {"a": "interrupted", "b": "solved"}.items()
+
+
+def test_what_an_earlier_version_left_of_a_run_that_never_began_costs_no_other_one(store: Store) -> None:
+    add_event(store.db, 1, 0, None, "run_finished", "{}")
+    run_id = keep(store)
+    assert len(store.events(run_id)) == len(whole(run_id))
 
 
 def test_events_come_back_as_they_were(store: Store) -> None:
