@@ -14,6 +14,7 @@ import docker
 import requests.exceptions
 from docker.context import ContextAPI
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.tls import TLSConfig
 from docker.utils import kwargs_from_env, parse_repository_tag
 
 from sandboxes.docker.tunnel import Tunnel
@@ -80,7 +81,7 @@ class Engine:
         self.remote = is_remote(self.url)
         self._tunnel = Tunnel(self.url) if self.url.startswith("ssh:") else None
         self.address = self._tunnel.url if self._tunnel is not None else self.url
-        self.tls = kwargs_from_env().get("tls") if self.url.startswith(("tcp:", "https:")) else None
+        self.tls = _certificates(self.url) if self.url.startswith(("tcp:", "https:")) else None
         try:
             with self._translated():
                 version = _VERSIONS.get(self.url) or self._version()
@@ -317,6 +318,22 @@ class Engine:
             {each["Id"]: each.get("Labels") or {} for each in containers},
             {each["Name"]: each.get("Labels") or {} for each in volumes},
         )
+
+
+def _certificates(url: str) -> TLSConfig | None:
+    """Return the certificates that the environment names, as for the `docker` command.
+
+    Raises:
+        SandboxUnavailable: they are not there.
+    """
+    try:
+        return kwargs_from_env().get("tls")
+    except DockerException:
+        place = os.environ.get("DOCKER_CERT_PATH") or "~/.docker"
+        raise SandboxUnavailable(
+            f"the certificates for {url} are not in {place}: put ca.pem, cert.pem and key.pem there, name another "
+            "place in DOCKER_CERT_PATH, or unset DOCKER_TLS_VERIFY"
+        ) from None
 
 
 def _knock(path: str) -> None:

@@ -160,6 +160,13 @@ async def test_workspace_lies_in_the_engine(how: str, request: pytest.FixtureReq
             assert volume["Name"].startswith("agentexec-")
 
 
+async def test_certificates_that_are_missing_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+    monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
+    with pytest.raises(SandboxUnavailable, match=f"certificates for tcp://127.0.0.1:1 are not in {tmp_path}"):
+        await open_executor("docker", url="tcp://127.0.0.1:1").start()
+
+
 async def test_engine_of_the_environment_is_used(tcp: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_HOST", tcp)
     async with open_executor("docker") as executor:
