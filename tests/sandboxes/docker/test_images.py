@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -23,17 +26,47 @@ from sandboxes.docker import images
 from sandboxes.docker.engine import Engine, PullProgress
 from tests.sandboxes.backends import engine, require_engine
 
+CONFIG = b'{"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": ["sha256:%s"]}}' % (
+    b"0" * 64
+)
+LAYER_BYTES = 50_000_000
+
 
 class SilentRegistry(BaseHTTPRequestHandler):
-    """A registry that does not come to an answer."""
+    """A registry that comes to no answer about the image `x`, and to a part of the one layer of any other."""
 
     def do_GET(self) -> None:
-        if self.path != "/v2/":
-            self.server.asked.set()  # type: ignore[attr-defined]
-            self.server.over.wait(60)  # type: ignore[attr-defined]
+        kind = "application/vnd.docker.distribution.manifest.v2+json"
+        layer = "sha256:" + hashlib.sha256(self.path.split("/")[2].encode()).hexdigest()
+        config = "sha256:" + hashlib.sha256(CONFIG).hexdigest()
+        parts = [{"digest": config, "size": len(CONFIG)}, {"digest": layer, "size": LAYER_BYTES}]
+        manifest = {"schemaVersion": 2, "mediaType": kind, "config": parts[0], "layers": [parts[1]]}
         with contextlib.suppress(OSError):
-            self.send_response(200 if self.path == "/v2/" else 404)
-            self.end_headers()
+            if self.path == "/v2/":
+                self._answer(b"", 0)
+            elif self.path.startswith("/v2/x/"):
+                self._stall()
+                self._answer(b"", 0, status=404)
+            elif "/manifests/" in self.path:
+                self._answer(data := json.dumps(manifest).encode(), len(data), kind)
+            elif self.path.endswith(config):
+                self._answer(CONFIG, len(CONFIG))
+            else:
+                self._answer(bytes(LAYER_BYTES // 10), LAYER_BYTES)
+                self._stall()
+                self.close_connection = True
+
+    def _answer(self, data: bytes, size: int, kind: str = "application/octet-stream", status: int = 200) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(size))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def _stall(self) -> None:
+        self.server.asked.set()  # type: ignore[attr-defined]
+        self.server.over.wait(60)  # type: ignore[attr-defined]
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -257,3 +290,16 @@ def test_control_c_ends_a_pull(silent: tuple[str, threading.Event], tmp_path: Pa
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=10)
     assert (process.returncode, said) == (130, (b"", b"agentexec: cancelled: interrupted\n"))
+
+
+async def test_the_end_of_a_pull_that_is_given_up_is_told(silent: tuple[str, threading.Event]) -> None:
+    image = silent[0].removesuffix("x") + f"slow-{secrets.token_hex(4)}"
+    told: list[PullProgress] = []
+    executor = open_executor("docker", image=image, on_pull=told.append)
+    task = asyncio.create_task(executor.start())
+    async with asyncio.timeout(20):
+        while not told:
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.wait([task], timeout=5)
+    assert [each.finished for each in told] == [False] * (len(told) - 1) + [True]
