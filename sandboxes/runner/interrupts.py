@@ -13,7 +13,7 @@ import signal
 TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
 if TYPE_CHECKING:
     from types import FrameType
-    from typing import Any, Callable, List, Optional, Tuple
+    from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 AGAIN = 0.005
 """Seconds after which an interrupt that came at the wrong moment comes again."""
@@ -37,6 +37,9 @@ class Interrupts:
         self._requests = 0
         self._cell_name = getattr(kernel.shell.compile, "format_code_name", lambda file: None)  # since IPython 8
         kernel.pre_handler_hook, kernel.post_handler_hook = self.begin, self.end
+        self._cancel_on_sigint: Any = getattr(kernel, "_cancel_on_sigint", None)
+        if self._cancel_on_sigint is not None:
+            kernel._cancel_on_sigint = self.around_awaiting
 
     def begin(self) -> None:
         """Let interrupts in."""
@@ -47,6 +50,26 @@ class Interrupts:
         """Ignore interrupts, also those that were put off."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._count()
+
+    def around_awaiting(self, future: Any) -> Any:
+        """Return the context in which a kernel runs a cell that awaits something, and which cancels that.
+
+        The kernel cancels in its event loop, which does not go on while the cell computes.
+        """
+        from contextlib import contextmanager
+
+        @contextmanager
+        def context() -> Iterator[None]:
+            with self._cancel_on_sigint(future):
+                cancel: Any = signal.getsignal(signal.SIGINT)
+
+                def interrupted(number: int, frame: Optional[FrameType]) -> None:
+                    (self._interrupted if is_in_cell(frame) else cancel)(number, frame)
+
+                signal.signal(signal.SIGINT, interrupted)
+                yield
+
+        return context()
 
     def _count(self) -> None:
         with self._lock:

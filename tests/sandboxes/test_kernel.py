@@ -418,6 +418,18 @@ async def test_interrupt_does_not_tear_what_a_cell_sends(kernel: Executor) -> No
     assert await out(kernel, "print(kept)") == "1\n"
 
 
+@pytest.mark.parametrize("then", ["await asyncio.sleep(60)", "while True: pass", "time.sleep(60)"])
+async def test_cell_that_awaits_is_interrupted_whatever_it_does(backend: Backend, then: str) -> None:
+    async with open_executor(spec(backend), limits=Limits(wall_time=1)) as executor:
+        for _ in range(2):
+            result = await executor.run(CodeBlock(f"import asyncio, time\nawait asyncio.sleep(0)\nkept = 1\n{then}"))
+            assert result.verdict == "timeout"
+            assert "the state is kept" in result.message
+            assert result.error
+            assert result.error.name == ("CancelledError" if "await" in then else "KeyboardInterrupt")
+        assert await out(executor, "print(kept)") == "1\n"
+
+
 async def test_interrupt_of_long_modules_is_told_quickly(kernel: Executor) -> None:
     # IPython takes more than a second for the source around a line of each.
     lines = "\n".join(f"def f{i}(x): return [x, {{'a': (x, {i})}}]" for i in range(40_000))
