@@ -37,9 +37,7 @@ class Interrupts:
         self._requests = 0
         self._cell_name = getattr(kernel.shell.compile, "format_code_name", lambda file: None)  # since IPython 8
         kernel.pre_handler_hook, kernel.post_handler_hook = self.begin, self.end
-        self._cancel_on_sigint: Any = getattr(kernel, "_cancel_on_sigint", None)
-        if self._cancel_on_sigint is not None:
-            kernel._cancel_on_sigint = self.around_awaiting
+        kernel._cancel_on_sigint = self.around_awaiting
 
     def begin(self) -> None:
         """Let interrupts in."""
@@ -52,22 +50,29 @@ class Interrupts:
         self._count()
 
     def around_awaiting(self, future: Any) -> Any:
-        """Return the context in which a kernel runs a cell that awaits something, and which cancels that.
+        """Return the context in which a cell that awaits something is run, and cancelled.
 
-        The kernel cancels in its event loop, which does not go on while the cell computes.
+        ipykernel's leaves what computes alone, and does not wake up its event loop if that waits (until it hears
+        something else).
+
+        Args:
+            future: The cell's `asyncio.Future`.
         """
         from contextlib import contextmanager
 
+        def interrupted(number: int, frame: Optional[FrameType]) -> None:
+            if is_in_cell(frame):
+                self._interrupted(number, frame)
+            else:
+                future.get_loop().call_soon_threadsafe(future.cancel)
+
         @contextmanager
         def context() -> Iterator[None]:
-            with self._cancel_on_sigint(future):
-                cancel: Any = signal.getsignal(signal.SIGINT)
-
-                def interrupted(number: int, frame: Optional[FrameType]) -> None:
-                    (self._interrupted if is_in_cell(frame) else cancel)(number, frame)
-
-                signal.signal(signal.SIGINT, interrupted)
+            before = signal.signal(signal.SIGINT, interrupted)
+            try:
                 yield
+            finally:
+                signal.signal(signal.SIGINT, before)
 
         return context()
 
