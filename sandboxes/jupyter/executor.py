@@ -48,8 +48,8 @@ again. A kernel whose own event loop has missed a message reads on at the next c
 LOOK = 0.5
 """Seconds between two looks at whether a kernel that is coming up still runs."""
 INTERRUPTS = (0.4, 0.4, 2.0)
-"""Seconds that a cell has to come to an end, before the kernel is ended; until it has begun, it is interrupted again
-after each. To format the traceback of an interrupt in a long module takes a busy machine more than one."""
+"""Seconds that a cell has to come to an end, before the kernel is ended; it may be interrupted again after each. To
+format the traceback of an interrupt in a long module takes a busy machine more than one."""
 END_GRACE = 1.0
 """Seconds for the runner to report a kernel that it was told to end."""
 BEAT, PATIENCE = 2.0, 12.0
@@ -262,12 +262,13 @@ class KernelExecutor(ScriptExecutor):
     ) -> None:
         """Interrupt the cell; again if the kernel may not have begun with it, since it does not listen before.
 
-        But not again after that: the next one would hit the kernel while it makes a traceback of the first.
+        But not again after that: the next one would hit the kernel while it makes a traceback of the first. Only of
+        ours is it known that it takes one for each cell, and it may have missed the first.
         """
         both: list[asyncio.Future[Any]] = [ending, talking]
         heard = False
         for patience in INTERRUPTS:
-            if not heard:
+            if not heard or not self._name:
                 heard = cell.begun
                 await self._send_interrupt()
             if (await asyncio.wait(both, timeout=patience, return_when=asyncio.FIRST_COMPLETED))[0]:

@@ -18,13 +18,18 @@ if TYPE_CHECKING:
 AGAIN = 0.005
 """Seconds after which an interrupt that came at the wrong moment comes again."""
 CELL = (("run_code", "interactiveshell.py"), ("trigger", "events.py"))
-"""Functions of IPython, and their files, that catch whatever is raised below them: a cell, and what follows it."""
+"""Functions of IPython, and their files, that catch whatever is raised below them: a cell, and its hooks."""
+BEFORE = "run_cell_async"
+"""What calls the hooks of what comes before the cell: an interrupt that they caught would be lost."""
 MESSAGES = (os.path.join("jupyter_client", "session.py"), os.path.join("ipykernel", "iostream.py"))
 """The ends of files whose functions send messages."""
 
 
 class Interrupts:
     """Takes the place of a kernel's hooks around each request, outside of which it ignores `SIGINT`.
+
+    There is one interrupt for each cell, however many come: one may come while Python is about to wait for something,
+    and is seen only when the next one breaks that off.
 
     Args:
         kernel: The instance of `ipykernel.kernelbase.Kernel`.
@@ -34,7 +39,7 @@ class Interrupts:
         import threading  # which no other block has to pay for
 
         self._lock, self._timer, self._thread = threading.Lock(), threading.Timer, threading.get_ident()
-        self._requests = 0
+        self._requests = self._last = 0  # how many there were, and which of them was interrupted last
         self._cell_name = getattr(kernel.shell.compile, "format_code_name", lambda file: None)  # since IPython 8
         kernel.pre_handler_hook, kernel.post_handler_hook = self.begin, self.end
         kernel._cancel_on_sigint = self.around_awaiting
@@ -63,7 +68,8 @@ class Interrupts:
         def interrupted(number: int, frame: Optional[FrameType]) -> None:
             if is_in_cell(frame):
                 self._interrupted(number, frame)
-            else:
+            elif self._last != self._requests:
+                self._last = self._requests
                 future.get_loop().call_soon_threadsafe(future.cancel)
 
         @contextmanager
@@ -81,7 +87,10 @@ class Interrupts:
             self._requests += 1
 
     def _interrupted(self, number: int, frame: "Optional[FrameType]") -> None:
+        if self._last == self._requests:
+            return
         if is_in_cell(frame):
+            self._last = self._requests
             error: Any = KeyboardInterrupt()
             error._render_traceback_ = lambda: plain_traceback(error, self._cell_name)
             raise error
@@ -104,9 +113,10 @@ def is_in_cell(frame: "Optional[FrameType]") -> bool:
         code = frame.f_code
         if code.co_filename.endswith(MESSAGES):
             return False
+        caller = frame.f_back
         if any(code.co_name == name and code.co_filename.endswith(file) for name, file in CELL):
-            return True
-        frame = frame.f_back
+            return caller is None or code.co_name != "trigger" or caller.f_code.co_name != BEFORE
+        frame = caller
     return False
 
 

@@ -42,7 +42,7 @@ class Kernel(Block):
     def __init__(self, config: Dict[str, Any], channel: Channel, spare: Spare, watch: Watch, wakeup: int) -> None:
         super().__init__(config, channel, spare, watch, False, wakeup)
         self._idle = watch
-        self._busy = False
+        self._busy = self._interrupted = False
         self._started = 0.0
         self._cpu_before = 0.0
         self._next_sample = 0.0
@@ -59,7 +59,7 @@ class Kernel(Block):
 
     def begin(self, watch: Watch, live: bool) -> None:
         """Begin with a cell: what is written and used from here on is its own."""
-        self._watch, self._live, self._busy = watch, live, True
+        self._watch, self._live, self._busy, self._interrupted = watch, live, True, False
         if live:  # the kernel hears of its cell by another way, and may have been faster
             for stream, capture in self._captures.items():
                 for frame in encode_chunks(self._live_kinds[stream], capture.head() + capture.tail()):
@@ -116,9 +116,13 @@ class Kernel(Block):
         self._spare.close()
 
     def interrupt(self) -> None:
-        """Interrupt what runs, and what that has started beside it."""
+        """Interrupt what runs, and what that has started beside it; when a cell is interrupted again, only the kernel.
+
+        Ours takes one interrupt for each cell (see `interrupts`). What it has started may be ending in order.
+        """
+        again, self._interrupted = self._interrupted and not self._executes, True
         try:
-            os.killpg(self._spare.pid, signal.SIGINT)
+            (os.kill if again else os.killpg)(self._spare.pid, signal.SIGINT)
         except OSError:
             pass
 

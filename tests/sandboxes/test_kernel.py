@@ -430,6 +430,32 @@ async def test_cell_that_awaits_is_interrupted_whatever_it_does(backend: Backend
         assert await out(executor, "print(kept)") == "1\n"
 
 
+async def test_interrupt_that_a_kernel_misses_comes_again_but_hits_once(backend: Backend) -> None:
+    missing = """
+import signal, time
+usual = signal.getsignal(signal.SIGINT)
+signal.signal(signal.SIGINT, lambda *_: signal.signal(signal.SIGINT, usual))
+kept = 1
+time.sleep(60)
+"""
+    cleaning = """
+import time
+try:
+    time.sleep(60)
+finally:
+    time.sleep(1.2)
+    print("clean")
+"""
+    async with open_executor(spec(backend), limits=Limits(wall_time=1)) as executor:
+        for code, told in ((missing, ""), (cleaning, "clean\n")):
+            result = await executor.run(CodeBlock(code))
+            assert (result.verdict, result.stdout, result.error and result.error.name) == (
+                "timeout", told, "KeyboardInterrupt",
+            )  # fmt: skip
+            assert "the state is kept" in result.message
+        assert await out(executor, "print(kept)") == "1\n"
+
+
 async def test_interrupt_of_long_modules_is_told_quickly(kernel: Executor) -> None:
     # IPython takes more than a second for the source around a line of each.
     lines = "\n".join(f"def f{i}(x): return [x, {{'a': (x, {i})}}]" for i in range(40_000))
