@@ -238,8 +238,8 @@ def remove(store: Store, run_id: str) -> None:
     """Remove a run and the workspace that the store had made for it."""
     from agentexec.workspaces import remove_workspace
 
-    store.remove(run_id)
-    remove_workspace(store, run_id)
+    # The run last: what is left of an interrupted removal would have no name any more.
+    store.remove(run_id, first=lambda: remove_workspace(store, run_id))
 
 
 def _collect(store: Store) -> None:

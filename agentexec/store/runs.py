@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -305,8 +305,13 @@ class Store:
                 (workspace, None if settings is None else json.dumps(dict(settings)), run_id),
             )
 
-    def remove(self, run_id: str) -> None:
+    def remove(self, run_id: str, *, first: Callable[[], object] | None = None) -> None:
         """Forget a run. Its workspace is not touched.
+
+        Args:
+            run_id: The run.
+            first: Removes what belongs to it elsewhere, once nothing speaks against it; where it raises, or the process
+                ends in it, the run is still there, to be removed again.
 
         Raises:
             RunNotFound: there is none.
@@ -316,19 +321,27 @@ class Store:
         with translated(self.file):
             lock = RunLock(self.locks, run_id)
         try:
+            if first is not None:
+                with translated(self.file):
+                    self._removable(run_id)
+                first()
             with self._writing():
-                row = self.db.execute("SELECT id FROM runs WHERE run_id = ?", (run_id,)).fetchone()
-                if row is None:
-                    raise self._not_found(f"there is no run {run_id}")
-                names = self.db.execute("SELECT run_id FROM runs WHERE parent = ? ORDER BY run_id", row).fetchall()
-                if names:
-                    branches = " ".join(name for (name,) in names)
-                    raise StoreError(f"{branches} branched off {run_id} and needs its events: remove that first")
+                row = self._removable(run_id)
                 remove_events(self.db, row[0])
                 self.db.execute("DELETE FROM answers WHERE run = ?", row)
                 self.db.execute("DELETE FROM runs WHERE id = ?", row)
         finally:
             lock.release()
+
+    def _removable(self, run_id: str) -> tuple[int]:
+        row: tuple[int] | None = self.db.execute("SELECT id FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+        if row is None:
+            raise self._not_found(f"there is no run {run_id}")
+        names = self.db.execute("SELECT run_id FROM runs WHERE parent = ? ORDER BY run_id", row).fetchall()
+        if names:
+            branches = " ".join(name for (name,) in names)
+            raise StoreError(f"{branches} branched off {run_id} and needs its events: remove that first")
+        return row
 
     def answer(self, run_id: str, content: Mapping[str, Any]) -> None:
         """Leave an answer for the process that works on a run, or that will.

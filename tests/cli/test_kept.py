@@ -30,7 +30,7 @@ from agentexec.events import (
 from agentexec.store import Store
 from sandboxes.types import CodeBlock
 from tests.agentexec.store.events import message, started, turn
-from tests.cli.conftest import Cli, assert_gone, on_terminal
+from tests.cli.conftest import COMMAND, Cli, assert_gone, on_terminal
 from tests.kill_runs import Tally, kill_one
 from tests.openai_server import Fault, OpenAIServer, error_body
 
@@ -493,6 +493,23 @@ def test_the_example_runs(tmp_path: Path) -> None:
     assert "interrupted" in done.stdout
     assert done.stdout.endswith("wrote run.ipynb run.md\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_removal_that_is_interrupted_can_be_repeated(kept: Cli) -> None:
+    assert kept("solve", "x", *ALONE).returncode == 0
+    workspace = kept.directory / "store/workspaces" / only_run(kept)
+    for number in range(40_000):
+        (workspace / f"{number}").touch()
+    with subprocess.Popen(
+        [*COMMAND, "rm", "last"], cwd=kept.directory, env=kept.env, stderr=subprocess.PIPE
+    ) as process:
+        while len(os.listdir(workspace)) > 39_000:
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert (process.communicate()[1], process.returncode) == (b"", 130)
+    assert workspace.is_dir(), "it was too late"
+    assert kept("rm", only_run(kept)).returncode == 0
+    assert not workspace.exists()
 
 
 def test_old_runs_are_cleaned_away(kept: Cli) -> None:

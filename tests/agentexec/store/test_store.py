@@ -60,6 +60,19 @@ def keep(store: Store, events: list[Event] | None = None, run_id: str | None = N
 # What is written is there
 
 
+def test_a_run_is_there_until_all_that_belongs_to_it_is_removed(store: Store) -> None:
+    run_id = keep(store)
+    with pytest.raises(RunNotFound, match="nothing"):
+        store.remove(run_id, first=lambda: store.summary("nothing"))
+    assert len(store.events(run_id)) == len(whole(run_id))
+    branch = store.branch(run_id)
+    with pytest.raises(StoreError, match=f"{branch} branched off"):
+        store.remove(run_id, first=lambda: store.summary("nothing"))
+    store.remove(branch)
+    store.remove(run_id, first=lambda: store.summary(run_id))
+    assert store.runs() == []
+
+
 def test_a_run_whose_beginning_could_not_be_written_costs_no_other_one(store: Store) -> None:
     keep(store)
     pages = store.db.execute("PRAGMA page_count").fetchone()[0]
