@@ -7,6 +7,8 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
+from sandboxes.interrupts import Interrupts
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -22,6 +24,8 @@ def blocking(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
             pass
         else:
             raise RuntimeError("an event loop is running here: write 'await solve(...)' instead of 'solve_sync(...)'")
-        return asyncio.run(function(*args, **kwargs))  # here, lest what it raises be said to have come while handling
+        # Here, lest what it raises be said to have come while handling.
+        with Interrupts() as interrupts, asyncio.Runner() as runner:
+            return interrupts.wait(runner, function(*args, **kwargs))
 
     return wrapper

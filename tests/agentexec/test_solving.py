@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import signal
+import tempfile
+import threading
 import time
 from collections.abc import Callable
 from decimal import Decimal
@@ -42,6 +47,7 @@ from sandboxes.fake import FakeExecutor
 from sandboxes.registry import open_executor
 from sandboxes.types import CodeBlock, Limits, OnOutput, Result, WorkspaceFile
 from tests.agentexec.doubles import ScriptedModel, SilentModel, run
+from tests.sandboxes.backends import descendants
 
 DONE = "FINAL ANSWER: 42"
 FAILED = Result(verdict="failed", exit_code=1)
@@ -678,6 +684,36 @@ class TestSync:
     def test_does_the_same(self) -> None:
         result = solve_sync("x", model=ScriptedModel([run("x"), DONE]), executor=FakeExecutor(), plan=False)
         assert result.answer == "42"
+
+    @pytest.mark.parametrize("delay", [0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05])
+    def test_control_c_twice_leaves_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delay: float
+    ) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        block = run("import time\nprint('up', flush=True)\ntime.sleep(30)")
+
+        def press() -> None:
+            for wait in (0.002, delay):
+                time.sleep(wait)
+                os.kill(os.getpid(), signal.SIGINT)
+
+        pressing = threading.Thread(target=press)
+
+        def heard(event: Event) -> None:
+            if isinstance(event, BlockOutput):
+                pressing.start()
+
+        def interrupted() -> None:
+            try:
+                solve_sync("x", model=ScriptedModel([block]), executor="local", plan=False, on_event=heard)
+            finally:
+                while pressing.is_alive():
+                    with contextlib.suppress(KeyboardInterrupt):
+                        pressing.join()
+
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        assert (list(tmp_path.iterdir()), descendants()) == ([], set())
 
     async def test_in_an_event_loop_says_what_to_write(self) -> None:
         with pytest.raises(RuntimeError, match=r"await solve\("):
