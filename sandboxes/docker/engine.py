@@ -65,6 +65,7 @@ class Engine:
     Args:
         url: `unix:///path`, `tcp://host:port` or `ssh://user@host`; None takes DOCKER_HOST, else the current
             context of the `docker` command, else the local socket.
+        given_up: Asked while a connection by SSH comes up; if it says so, this fails at once.
 
     Attributes:
         url: The address that was asked for.
@@ -76,10 +77,10 @@ class Engine:
         SandboxUnavailable: no engine answers there, or it does not let us in; says what to type.
     """
 
-    def __init__(self, url: str | None = None) -> None:
+    def __init__(self, url: str | None = None, given_up: Callable[[], bool] = bool) -> None:
         self.url = engine_url(url)
         self.remote = is_remote(self.url)
-        self._tunnel = Tunnel(self.url) if self.url.startswith("ssh:") else None
+        self._tunnel = Tunnel(self.url, given_up) if self.url.startswith("ssh:") else None
         self.address = self._tunnel.url if self._tunnel is not None else self.url
         self.tls = _certificates(self.url) if self.url.startswith(("tcp:", "https:")) else None
         try:

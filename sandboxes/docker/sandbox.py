@@ -8,6 +8,7 @@ import contextlib
 import os
 import re
 import secrets
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,7 @@ class DockerSandbox(Sandbox):
         self._engine: Engine | None = None
         self._found: Image | None = None
         self._pull: Pull | None = None
+        self._given_up = threading.Event()
         self._shared: ThrowawayDirectory | None = None
         self._memory_backed: list[str] = []
 
@@ -140,7 +142,8 @@ class DockerSandbox(Sandbox):
 
     async def launch(self, argv: Sequence[str], limits: Limits) -> ByteStream:
         if self._engine is None:
-            self._engine = await asyncio.to_thread(Engine, self._url)
+            self._given_up.clear()
+            self._engine = await asyncio.to_thread(Engine, self._url, self._given_up.is_set)
         engine = self._engine
         image, _ = await asyncio.gather(self._find_image(engine), self._reap(engine))
         try:
@@ -189,6 +192,7 @@ class DockerSandbox(Sandbox):
         return found
 
     def give_up(self) -> None:
+        self._given_up.set()
         if self._pull is not None:
             self._pull.give_up()
 

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from sandboxes.errors import SandboxUnavailable
@@ -23,6 +24,7 @@ class Tunnel:
 
     Args:
         url: `ssh://[user@]host[:port][/path/of/the/engine's/socket]`.
+        given_up: Asked while the connection comes up; if it says so, this fails at once.
 
     Attributes:
         url: The address on this machine.
@@ -31,7 +33,7 @@ class Tunnel:
         SandboxUnavailable: `ssh` is missing or cannot connect; carries what it said.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, given_up: Callable[[], bool] = bool) -> None:
         there = urlsplit(url)
         self._directory = ThrowawayDirectory()
         self._socket = self._directory.path / "docker.sock"
@@ -53,14 +55,14 @@ class Tunnel:
         except OSError as error:
             self._directory.remove()
             raise SandboxUnavailable(f"cannot start ssh for {url}: {error.strerror}") from None
-        if not self._wait():
+        if not self._wait(given_up):
             said = log.read_text("utf-8", "replace").strip()
             self.close()
             raise SandboxUnavailable(f"no connection to {url}: {said or 'ssh does not come to an end'}")
 
-    def _wait(self) -> bool:
+    def _wait(self, given_up: Callable[[], bool]) -> bool:
         end = time.monotonic() + TIMEOUT
-        while time.monotonic() < end and self._process.poll() is None:
+        while time.monotonic() < end and self._process.poll() is None and not given_up():
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
                 client.connect(str(self._socket))
                 return True
