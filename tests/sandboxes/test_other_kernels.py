@@ -117,7 +117,7 @@ async def test_bash_kernel_keeps_its_state_and_is_held_to_limits(bash: Open) -> 
 
 @pytest.mark.slow
 async def test_bash_kernel_s_output_and_memory_are_bounded(bash: Open) -> None:
-    async with bash(wall_time=40, memory="300M", output=10_000) as executor:
+    async with bash(wall_time=40, memory="120M", output=10_000) as executor:
         result = await run(executor, "head -c 59999 /dev/zero | tr '\\0' x; echo")
         assert (result.verdict, result.stdout_bytes, result.truncated) == ("ok", 60_000, True), result
         assert len(result.stdout) < 10_200
