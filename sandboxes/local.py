@@ -286,16 +286,14 @@ class LocalSandbox(Sandbox):
         return {"tier": self._why} if self._auto else {}
 
     async def close(self) -> None:
-        own, shared, temporary = self._own, self._shared, self._temporary
-        if own is not None:
-            self._own = self._workspace = self._pinned = None
-            await asyncio.to_thread(own.remove)
-        if shared is not None:
-            self._shared = None
-            await asyncio.to_thread(shared.remove)
-        if temporary is not None:
-            self._temporary = None
-            await asyncio.to_thread(temporary.remove)
+        removals = contextlib.ExitStack()  # all of them, also where one fails
+        for each in (self._own, self._shared, self._temporary):
+            if each is not None:
+                removals.callback(each.remove)
+        if self._own is not None:
+            self._workspace = self._pinned = None
+        self._own = self._shared = self._temporary = None
+        await asyncio.to_thread(removals.close)
 
 
 _forbidden = ""

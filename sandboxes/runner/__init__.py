@@ -30,7 +30,7 @@ MODULES = (
     "disk",
     "watch",
     "program",
-    "interrupts",
+    "cellinterrupts",
     "ipython",
     "worker",
     "spare",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from .interrupts import Interrupts
+from .cellinterrupts import CellInterrupts
 from .program import add_user_site, before_packages, exit_status, flush
 
 TYPE_CHECKING = False  # as in `typing`, which takes 4 ms of a start to load
@@ -61,7 +61,7 @@ def run_kernel(connection_file: str) -> NoReturn:
     if "" not in sys.path:  # IPython 9.7 leaves it to the interpreter, and ours is isolated
         sys.path.insert(before_packages(), "")
     add_user_site(make=True)
-    Interrupts(app.kernel)
+    CellInterrupts(app.kernel)
     app.shell.events.register("post_run_cell", _end_forks(os.getpid()))
     app.start()
     os._exit(0)

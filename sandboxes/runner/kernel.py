@@ -118,7 +118,7 @@ class Kernel(Block):
     def interrupt(self) -> None:
         """Interrupt what runs, and what that has started beside it; when a cell is interrupted again, only the kernel.
 
-        Ours takes one interrupt for each cell (see `interrupts`). What it has started may be ending in order.
+        Ours takes one interrupt for each cell (see `cellinterrupts`). What it has started may be ending in order.
         """
         again, self._interrupted = self._interrupted and not self._executes, True
         try:

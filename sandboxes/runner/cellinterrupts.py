@@ -25,7 +25,7 @@ MESSAGES = (os.path.join("jupyter_client", "session.py"), os.path.join("ipykerne
 """The ends of files whose functions send messages."""
 
 
-class Interrupts:
+class CellInterrupts:
     """Takes the place of a kernel's hooks around each request, outside of which it ignores `SIGINT`.
 
     There is one interrupt for each cell, however many come: one may come while Python is about to wait for something,
