@@ -1,6 +1,6 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 # Relative paths only, so that a path with a space in it works.
-PYTHON := .venv/bin/python
+python := .venv/bin/python
 DEMO := examples/sunspots
 # Most tests wait for a sandbox, so more of them than there are cores; without what needs the machine to itself.
 SIDE_BY_SIDE := -n 6
@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: demo test matrix check images bench endurance setup clean
 
 demo: setup ## solve a real task in the real sandbox, with the model's side played back from a recording
-	$(PYTHON) -m agentexec solve "$$(cat $(DEMO)/task.txt)" --model replay:$(DEMO)/recorded.jsonl \
+	$(python) -m agentexec solve "$$(cat $(DEMO)/task.txt)" --model replay:$(DEMO)/recorded.jsonl \
 	  --file $(DEMO)/sunspots.csv --workspace demo-output
 
 test: setup ## run the tests; AGENTEXEC_REQUIRE_ENGINES=1 makes a missing engine a failure
@@ -22,22 +22,22 @@ matrix: test ## run the tests, and then each case on every backend; `test` runs 
 	@sh .ci/tests $(SIDE_BY_SIDE) -m matrix
 
 check: setup ## lint, format, types, layering
-	$(PYTHON) -m ruff check .
-	$(PYTHON) -m ruff format --check .
-	$(PYTHON) -m mypy
-	$(PYTHON) -m pytest -q tests/test_layering.py
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(python) -m mypy
+	$(python) -m pytest -q tests/test_layering.py
 
 images: setup ## build the images of the Docker sandbox
-	$(PYTHON) -m agentexec images build
+	$(python) -m agentexec images build
 
 bench: setup ## measure speed and memory beside their floors
-	$(PYTHON) -m tests.bench
+	$(python) -m tests.bench
 
 endurance: setup ## kill owners, call everything at once, run thousands of blocks, feed the parsers: an hour
-	$(PYTHON) -m tests.crash --kills 200
-	$(PYTHON) -m tests.lifecycle --seconds 60
-	$(PYTHON) -m tests.soak --blocks 10000 --backend local
-	$(PYTHON) -m tests.fuzz --seconds 60
+	$(python) -m tests.crash --kills 200
+	$(python) -m tests.lifecycle --seconds 60
+	$(python) -m tests.soak --blocks 10000 --backend local
+	$(python) -m tests.fuzz --seconds 60
 
 setup:
 	@sh .ci/setup
