@@ -6,12 +6,12 @@ import contextlib
 import os
 import shutil
 import signal
-import tempfile
-import threading
-import time
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sandboxes import (
@@ -24,7 +24,7 @@ from sandboxes import (
     open_executor_sync,
 )
 from sandboxes.types import Stream
-from tests.sandboxes.backends import descendants, require_engine
+from tests.sandboxes.backends import require_engine
 
 
 @pytest.fixture(autouse=True)
@@ -60,35 +60,44 @@ def test_control_c_ends_the_block_and_keeps_the_executor() -> None:
         assert executor.run(CodeBlock("print(2)")).stdout == "2\n"
 
 
-def press_control_c_twice(delay: float) -> threading.Thread:
-    """Send two interrupts, the first after so many seconds, while an executor starts or closes."""
-
-    def press() -> None:
-        for wait in (delay, 0.002):
-            time.sleep(wait)
-            os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=press)
-    thread.start()
-    return thread
+TWICE = """
+import os, signal, sys, threading, time
+from sandboxes import CodeBlock, open_executor_sync
+def press():
+    for wait in (float(sys.argv[2]), 0.002):
+        time.sleep(wait)
+        os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+pressing = threading.Thread(target=press)
+if sys.argv[1] == "start": pressing.start()
+with open_executor_sync("local") as executor:
+    if sys.argv[1] == "close":
+        assert executor.run(CodeBlock("print(2)")).stdout == "2\\n"
+        pressing.start()
+"""
+"""Two interrupts, the first after so many seconds, while an executor starts or closes. In a process of its own, since
+one may come where nothing of ours takes it any more."""
 
 
 @pytest.mark.parametrize("when", ["start", "close"])
-def test_control_c_twice_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    for delay in (0.0005, 0.002, 0.005, 0.01, 0.02, 0.04, 0.06) * 2:
-        pressing = press_control_c_twice(delay) if when == "start" else None
-        with contextlib.suppress(KeyboardInterrupt):
-            try:
-                with open_executor_sync("local") as executor:
-                    if pressing is None:
-                        assert executor.run(CodeBlock("print(2)")).stdout == "2\n"
-                        pressing = press_control_c_twice(delay / 10)
-            finally:
-                while pressing is not None and pressing.is_alive():
-                    with contextlib.suppress(KeyboardInterrupt):
-                        pressing.join()
-    assert (list(tmp_path.iterdir()), descendants()) == ([], set())
+def test_control_c_twice_leaves_nothing(tmp_path: Path, when: str) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    for delay in (0.0005, 0.002, 0.005, 0.01, 0.02, 0.04, 0.06):
+        command = [sys.executable, "-c", TWICE, when, str(delay if when == "start" else delay / 10)]
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=40)
+        assert done.returncode in (0, -signal.SIGINT), done.stderr.decode()
+        assert list(tmp_path.iterdir()) == []
+        assert alive(str(tmp_path)) == []
+
+
+def alive(word: str) -> list[list[str]]:
+    """Return the command lines of the processes, bwrap's for one, that name something."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if word in " ".join(command := process.cmdline()):
+                found.append(command)
+    return found
 
 
 def test_calls_of_several_threads_are_queued() -> None:
