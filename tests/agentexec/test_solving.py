@@ -706,7 +706,7 @@ class TestSync:
         command = [sys.executable, "-c", TWICE, str(delay)]
         done = subprocess.run(command, env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, timeout=40)
         assert done.returncode == -signal.SIGINT, done.stderr.decode()
-        assert done.stderr.endswith(b"KeyboardInterrupt\n")
+        assert b"KeyboardInterrupt" in done.stderr
         assert list(tmp_path.iterdir()) == []
 
     async def test_in_an_event_loop_says_what_to_write(self) -> None:
