@@ -119,9 +119,11 @@ async def test_bash_kernel_keeps_its_state_and_is_held_to_limits(bash: Open) -> 
 async def test_bash_kernel_s_output_and_memory_are_bounded(bash: Open) -> None:
     async with bash(wall_time=40, memory="120M", output=10_000) as executor:
         result = await run(executor, "head -c 59999 /dev/zero | tr '\\0' x; echo")
-        assert (result.verdict, result.stdout_bytes, result.truncated) == ("ok", 60_000, True), result
+        assert (result.verdict, result.truncated) == ("ok", True), result
+        # bash_kernel reads from a terminal, and may see one end of a line, CR and LF, in two pieces, as two.
+        assert result.stdout_bytes - 60_000 in (0, 1)
         assert len(result.stdout) < 10_200
-        assert "50000 of 60000 bytes left out" in result.stdout
+        assert f"{result.stdout_bytes - 10_000} of {result.stdout_bytes} bytes left out" in result.stdout
         result = await run(executor, "a=$(head -c 500000000 /dev/zero | tr '\\0' x); echo ${#a}")
         assert result.verdict == "memory", result
         assert (await run(executor, "echo usable")).stdout == "usable\n"
