@@ -79,9 +79,15 @@ class ScriptExecutor(Executor):
                 try:
                     await self._open()
                 except BaseException:
-                    self._become("new")
-                    await uninterrupted(self._sandbox.close())
+                    await uninterrupted(self._undo_opening("new"))
                     raise
+
+    async def _undo_opening(self, state: str) -> None:
+        """Take away what an opening has made that did not come to its end; a restart keeps the workspace."""
+        await self._lose()
+        self._become(state)
+        if self._state != "lost":
+            await self._sandbox.close()
 
     def _become(self, state: str) -> None:
         if self._state != "closed":  # which is for good
@@ -225,9 +231,7 @@ class ScriptExecutor(Executor):
             try:
                 await self._open()
             except BaseException:
-                await self._lose()
-                if self._state == "closed":  # meanwhile, so that nobody else takes away what the start has made
-                    await uninterrupted(self._sandbox.close())
+                await uninterrupted(self._undo_opening("lost"))
                 raise
 
     async def cancel_if_running(self) -> None:

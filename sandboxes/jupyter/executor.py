@@ -92,12 +92,7 @@ class KernelExecutor(ScriptExecutor):
                     f"ipykernel is not installed in the sandbox's Python: type 'pip install ipykernel' there ({error})"
                 ) from None
             raise
-        try:
-            await self._start_kernel()
-        except BaseException:
-            if self._link is not None:
-                await uninterrupted(self._link.close())
-            raise
+        await self._start_kernel()
 
     async def _start_kernel(self) -> None:
         """Start a kernel and connect to it, while nothing but its own code has run in it."""

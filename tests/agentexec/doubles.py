@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from pathlib import Path
+
+import pytest
 
 from agentexec.models.base import CallOptions, ChatMessage, Completion, Model, OnRetry, OnText, Usage
+from agentexec.snapshots import Restored, SnapshotStore
 
 Line = str | Completion | BaseException
 Lines = Sequence[Line] | Callable[[Sequence[ChatMessage]], Line]
@@ -19,6 +24,19 @@ def role_of(messages: Sequence[ChatMessage]) -> str:
     """Return which agent asks, by the first line of its system prompt."""
     first = messages[0].content.partition("\n")[0]
     return first.removeprefix("You are the ").removesuffix(".")
+
+
+def slow_restore(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Make restoring a snapshot take a while; return what is set once that is under way."""
+    begun, loop, restore = asyncio.Event(), asyncio.get_running_loop(), SnapshotStore.restore
+
+    def slowly(store: SnapshotStore, snapshot: str, directory: Path) -> Restored:
+        loop.call_soon_threadsafe(begun.set)
+        time.sleep(0.2)
+        return restore(store, snapshot, directory)
+
+    monkeypatch.setattr(SnapshotStore, "restore", slowly)
+    return begun
 
 
 def run(code: str, language: str = "python") -> str:

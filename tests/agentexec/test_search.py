@@ -19,11 +19,11 @@ from agentexec.models.base import ChatMessage, Completion, Model
 from agentexec.models.openai import OpenAIModel
 from agentexec.result import SolveResult
 from agentexec.search import Score, SearchResult, best_of, check_command, tree_search
-from agentexec.snapshots import Restored, SnapshotStore
+from agentexec.snapshots import SnapshotStore
 from agentexec.solving import solve
 from agentexec.store import Store
 from sandboxes.executor import Executor
-from tests.agentexec.doubles import COST, ScriptedModel, role_of, run
+from tests.agentexec.doubles import COST, ScriptedModel, role_of, run, slow_restore
 from tests.openai_server import OpenAIServer, Said
 
 ONE_AGENT: dict[str, Any] = {"plan": False, "review": False}
@@ -254,15 +254,7 @@ async def test_cancelled_search_leaves_nothing(tmp_path: Path) -> None:
 async def test_search_that_is_cancelled_while_a_workspace_is_restored_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun = asyncio.Event()
-    loop, restore = asyncio.get_running_loop(), SnapshotStore.restore
-
-    def slowly(store: SnapshotStore, snapshot: str, directory: Path) -> Restored:
-        loop.call_soon_threadsafe(begun.set)
-        time.sleep(0.2)
-        return restore(store, snapshot, directory)
-
-    monkeypatch.setattr(SnapshotStore, "restore", slowly)
+    begun = slow_restore(monkeypatch)
     task = asyncio.create_task(climb(tmp_path))
     await begun.wait()
     task.cancel()

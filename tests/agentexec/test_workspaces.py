@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,11 @@ from agentexec.events import (
 )
 from agentexec.log import EventLog
 from agentexec.search.running import stored_state
-from agentexec.snapshots import Restored, SnapshotStore
 from agentexec.solving import solve
 from agentexec.store import Store
 from agentexec.workspaces import WorkspaceSaver, is_half_done, last_saved, remove_workspace, snapshots_of, unsaved
 from sandboxes.types import CodeBlock, Result
-from tests.agentexec.doubles import ScriptedModel, run
+from tests.agentexec.doubles import ScriptedModel, run, slow_restore
 
 TWO = run("open('a', 'w').write('1')") + run("open('a', 'w').write('2')")
 BLOCK = CodeBlock("x")
@@ -105,21 +103,13 @@ async def test_a_run_that_is_cancelled_while_its_workspace_is_put_back_leaves_no
     monkeypatch.setattr(tempfile, "tempdir", str(place))
     options: dict[str, Any] = {"executor": "local", "plan": False, "review": False, "store": store}
     first = await solve("x", model=ScriptedModel([TWO, run("1")]), max_turns=2, **options)
-    begun = asyncio.Event()
-    loop, restore = asyncio.get_running_loop(), SnapshotStore.restore
-
-    def slowly(snapshots: SnapshotStore, snapshot: str, directory: Path) -> Restored:
-        loop.call_soon_threadsafe(begun.set)
-        time.sleep(0.2)
-        return restore(snapshots, snapshot, directory)
-
-    monkeypatch.setattr(SnapshotStore, "restore", slowly)
+    begun = slow_restore(monkeypatch)
     task = asyncio.create_task(solve("x", model=ScriptedModel([run("1")]), resume=first.run_id, **options))
     await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await loop.shutdown_default_executor()  # which waits for what is still at work
+    await asyncio.get_running_loop().shutdown_default_executor()  # which waits for what is still at work
     assert list(place.iterdir()) == []
 
 

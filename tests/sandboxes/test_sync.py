@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -11,7 +10,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import pytest
 
 from sandboxes import (
@@ -24,6 +22,7 @@ from sandboxes import (
     open_executor_sync,
 )
 from sandboxes.types import Stream
+from tests.cli.conftest import processes_with
 from tests.sandboxes.backends import require_engine
 
 
@@ -87,17 +86,7 @@ def test_control_c_twice_leaves_nothing(tmp_path: Path, when: str) -> None:
         done = subprocess.run(command, env=environment, capture_output=True, timeout=40)
         assert done.returncode in (0, -signal.SIGINT), done.stderr.decode()
         assert list(tmp_path.iterdir()) == []
-        assert alive(str(tmp_path)) == []
-
-
-def alive(word: str) -> list[list[str]]:
-    """Return the command lines of the processes, bwrap's for one, that name something."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            if word in " ".join(command := process.cmdline()):
-                found.append(command)
-    return found
+        assert processes_with(str(tmp_path)) == []
 
 
 def test_calls_of_several_threads_are_queued() -> None:
